@@ -1,0 +1,86 @@
+"""The values that rooms hand to each other: frozen, plain, in bytes and seconds."""
+
+from __future__ import annotations
+
+from vzpy.record import record
+
+CTID_MAX = 2147483644
+RANGE = 65536
+
+
+@record
+class IdRange:
+    """`count` host ids from `base`: 0..count-1 inside a VPS are base..base+count-1 on the host."""
+
+    base: int
+    count: int = RANGE
+
+    def map_text(self) -> bytes:
+        """One line of /proc/PID/uid_map (user_namespaces(7))."""
+        return b"0 %d %d\n" % (self.base, self.count)
+
+    def holds(self, host_id: int) -> bool:
+        return self.base <= host_id < self.base + self.count
+
+
+@record
+class Limits:
+    """What is written into a VPS's cgroup before its first process; None = no limit asked.
+
+    memory and swap in bytes, pids in tasks, cpu_weight in cpu.weight's 1..10000."""
+
+    memory_max: int | None = None
+    swap_max: int | None = None
+    pids_max: int | None = None
+    cpu_weight: int | None = None
+    cpu_max: int | None = None  # microseconds per 100 ms
+
+
+@record
+class NodePaths:
+    """Where one node keeps its things (DESIGN: a node = VZ_ETC + VZ_RUN)."""
+
+    etc: str
+    run: str
+    state: str  # what lasts over a boot: vzreboot list, counters, id hints
+    cgroup: str  # name of the node's cgroup below the cgroup2 mount: vz, or vz-<hash>
+
+    @property
+    def conf(self) -> str:
+        return f"{self.etc}/conf"
+
+    @property
+    def names(self) -> str:
+        return f"{self.etc}/names"
+
+    @property
+    def socket(self) -> str:
+        return f"{self.run}/vzeventd.sock"
+
+
+@record
+class Mounted:
+    """How a VPS's root was mounted: what umount undoes, whatever N.conf says by then."""
+
+    layout: str  # overlay, simfs
+    private: str
+    root: str
+
+
+@record
+class Facts:
+    """/run/vz/N/start.json: the facts of a start that stop undoes (DESIGN 2)."""
+
+    ctid: int
+    pid: int  # of init, seen from the host
+    starttime: int  # field 22 of /proc/PID/stat, ticks since boot
+    boot_id: str
+    layout: str
+    private: str
+    root: str
+    base: int
+    count: int
+    cgroup: str  # absolute path of vz/N
+    init: str  # kind: systemd, busybox, sysvinit, openrc, runit, s6, unknown
+    daemon: bool  # vzeventd is init's parent
+    started: float  # time.time()
