@@ -1,0 +1,130 @@
+"""What an operation reports while it runs, and the one table of what each event says.
+
+A story calls `report(Mounted())`; the library's user gets the object, the command line the text
+(vzctl-cli 1.2): level < 0 goes to stderr, 0 to stdout, above 0 only with as many --verbose."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ERROR, NORMAL, DEBUG, TRACE = -1, 0, 1, 2
+
+
+class Event:
+    """One thing that happened; its text is the class's template filled with the fields given."""
+
+    text = ""
+    level = NORMAL
+
+    def __init__(self, **fields: object) -> None:
+        self.fields = fields
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self.__dict__["fields"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __str__(self) -> str:
+        return self.text.format(**self.fields)
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{k}={v!r}" for k, v in self.fields.items())
+        return f"{type(self).__name__}({given})"
+
+
+Report = "Callable[[Event], None]"
+
+
+def silent(event: Event) -> None:
+    """The report of a caller who does not want to know."""
+
+
+def _events(level: int, table: dict[str, str]) -> dict[str, type[Event]]:
+    return {
+        name: type(name, (Event,), {"text": text, "level": level, "__module__": __name__})
+        for name, text in table.items()
+    }
+
+
+_TABLE: dict[int, dict[str, str]] = {
+    NORMAL: {
+        # create, destroy
+        "Creating": "Creating container private area ({template})",
+        "PostCreate": "Performing postcreate actions",
+        "Created": "Container private area was created",
+        "ConfExists": "CT config file already exists, not applying a default config sample.",
+        "NameAssigned": "Name {name} assigned",
+        "ConfigSaved": "CT configuration saved to {path}",
+        "Destroying": "Destroying container private area: {path}",
+        "Destroyed": "Container private area was destroyed",
+        "CreateScriptFailed": "User create script {path} exited with error",
+        "BuildingTemplate": "Creating cache for {template} OS template",
+        # start, stop, mount
+        "Starting": "Starting container...",
+        "Mounted": "Container is mounted",
+        "Unmounted": "Container is unmounted",
+        "CpuUnits": "Setting CPU units: {value}",
+        "CpuLimit": "Setting CPU limit: {value}",
+        "Cpus": "Setting CPUs: {value}",
+        "Started": "Container start in progress...",
+        "Waiting": "Container start in progress, waiting ...",
+        "StartedFully": "Container started successfully",
+        "WaitTimeout": "Container wait failed - timeout expired",
+        "WaitFailed": "Container wait failed",
+        "Restarting": "Restarting container",
+        "Stopping": "Stopping container ...",
+        "Killing": "Killing container ...",
+        "Stopped": "Container was stopped",
+        "StaleLock": "Removing stale lock file {path}",
+        "Reshifting": "Changing owners in {path} to the range from {base}",
+        # set
+        "NotSaving": "No changes in CT configuration, not saving",
+        "UbSet": "UB limits were set successfully",
+        "Unsaved": "WARNING: Settings were not saved to config (use --save flag)",
+        "UnsavedRunning": (
+            "WARNING: Settings were not saved to config and will be lost"
+            " after CT restart (use --save flag)"
+        ),
+        "PasswordFailed": "Password change failed",
+        # freeze in place
+        "Checkpointing": "Setting up checkpoint...",
+        "Suspending": "\tsuspend...",
+        "Checkpointed": "Checkpointing completed successfully",
+        "Restoring": "Restoring container ...",
+        "Resuming": "\tresume...",
+        "Restored": "Restoring completed successfully",
+        "QuotaOff": "Disk quota is not enabled, skipping operation",
+        "Note": "{text}",
+    },
+    ERROR: {
+        "Warned": "{text}",
+        "AlreadyMounted": "Container is already mounted",
+        "NotRunningToStop": "Unable to stop: container is not running",
+        "NotApplied": "Warning: not applied on this node: {what}",
+        "ConfMissing": "WARNING: {path} not found: No such file or directory",
+        "ApplyFailed": (
+            "Error: failed to apply some parameters, not saving configuration file!"
+        ),
+        "RestartNeeded": (
+            "WARNING: Some of the parameters could not be applied to a running container.\n"
+            "\tPlease consider using --setmode option"
+        ),
+        "ScriptFailed": "Error executing {kind} script {path}",
+        "StartFailed": "Container start failed",
+        "CreateFailed": "Creation of container private area failed",
+    },
+    DEBUG: {
+        "Step": "step {name}",
+        "Undone": "undo {name}",
+        "HaltBy": "init is {kind}: asking it to halt by {how}, {seconds} s left",
+    },
+}
+
+globals().update({n: c for level, rows in _TABLE.items() for n, c in _events(level, rows).items()})
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> type[Event]: ...
