@@ -26,15 +26,13 @@ else:
         known = frozenset(names)
 
         def __init__(self, *args, **kwargs):
-            values = dict(defaults)
-            values.update(zip(names, args))
-            values.update(kwargs)
-            if len(args) > len(names) or not values.keys() <= known:
+            given = {**defaults, **dict(zip(names, args)), **kwargs}
+            if len(args) > len(names) or not given.keys() <= known:
                 raise TypeError(f"{cls.__name__}: unknown or too many arguments")
-            if len(values) != len(names):
-                missing = ", ".join(n for n in names if n not in values)
-                raise TypeError(f"{cls.__name__}: missing {missing}")
-            self.__dict__.update(values)
+            try:
+                self.__dict__.update((name, given[name]) for name in names)
+            except KeyError as missing:
+                raise TypeError(f"{cls.__name__}: missing {missing}") from None
 
         def frozen(self, name, *value):
             raise AttributeError(f"{cls.__name__}.{name} is read-only")
