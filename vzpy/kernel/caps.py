@@ -1,0 +1,39 @@
+"""Capabilities by name (capabilities(7))."""
+
+from __future__ import annotations
+
+import struct
+
+from vzpy.kernel.libc import NR_capset, syscall
+from vzpy.kernel.process import PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, prctl
+
+NAMES = (
+    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable"
+    " net_bind_service net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio"
+    " sys_chroot sys_ptrace sys_pacct sys_admin sys_boot sys_nice sys_resource sys_time"
+    " sys_tty_config mknod lease audit_write audit_control setfcap mac_override mac_admin syslog"
+    " wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
+).split()
+NUMBERS = {name: number for number, name in enumerate(NAMES)}
+_VERSION_3 = 0x20080522
+
+
+def mask(names: list[str]) -> int:
+    """A bit mask of capability names."""
+    return sum(1 << NUMBERS[name] for name in names)
+
+
+def limit(bounding: int) -> None:
+    """Keep only the capabilities of the mask `bounding`: in the bounding set, and in the task.
+
+    Inheritable and ambient are emptied; what exec gives to root is then the bounding set."""
+    for number in range(64):
+        if not bounding >> number & 1:
+            try:
+                prctl(PR_CAPBSET_DROP, number)
+            except OSError:
+                break  # beyond the kernel's last capability
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    low, high = bounding & 0xFFFFFFFF, bounding >> 32 & (1 << len(NAMES) - 32) - 1
+    header = struct.pack("=Ii", _VERSION_3, 0)
+    syscall(NR_capset, header, struct.pack("=6I", low, low, 0, high, high, 0))

@@ -1,0 +1,144 @@
+"""Mounts by descriptor, and paths that cannot leave a root.
+
+mount(2), open_tree(2), move_mount(2), fsopen(2), mount_setattr(2), openat2(2), pivot_root(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from vzpy.kernel.libc import (
+    NR_fsconfig,
+    NR_fsmount,
+    NR_fsopen,
+    NR_mount_setattr,
+    NR_move_mount,
+    NR_open_tree,
+    NR_openat2,
+    NR_pivot_root,
+    libc,
+    oserror,
+    syscall,
+)
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
+MOUNT_ATTR_NOSYMFOLLOW = 0x00200000
+MOUNT_ATTR_IDMAP = 0x00100000
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
+libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+
+
+def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> None:
+    if libc.mount(*(os.fsencode(s) for s in (source, target, fstype)), flags, data.encode()) < 0:
+        raise oserror(target)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    if libc.umount2(os.fsencode(target), flags) < 0:
+        raise oserror(target)
+
+
+def open_tree(path: str, flags: int, dirfd: int = AT_FDCWD) -> int:
+    """A descriptor on a mount; with OPEN_TREE_CLONE on a detached copy of it."""
+    try:
+        return syscall(NR_open_tree, dirfd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC)
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, path) from None
+
+
+def move_mount(fd: int, to: str | int, dirfd: int = AT_FDCWD) -> None:
+    """Attach the detached mount `fd` on a path, or on an opened directory or file."""
+    flags = MOVE_MOUNT_F_EMPTY_PATH
+    if isinstance(to, int):
+        syscall(NR_move_mount, fd, b"", to, b"", flags | MOVE_MOUNT_T_EMPTY_PATH)
+        return
+    try:
+        syscall(NR_move_mount, fd, b"", dirfd, os.fsencode(to), flags)
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, to) from None
+
+
+def fsmount(fstype: str, attr: int = 0, **options: str | None) -> int:
+    """fsopen, fsconfig and fsmount in one: a detached mount of a new superblock.
+
+    options  key=value, or key=None for a flag
+    Raises OSError with the kernel's message where it gives one (read from the context)."""
+    fs = syscall(NR_fsopen, fstype.encode(), FSOPEN_CLOEXEC)
+    try:
+        try:
+            for key, value in options.items():
+                if value is None:
+                    syscall(NR_fsconfig, fs, FSCONFIG_SET_FLAG, key.encode(), None, 0)
+                else:
+                    data = os.fsencode(value)
+                    syscall(NR_fsconfig, fs, FSCONFIG_SET_STRING, key.encode(), data, 0)
+            syscall(NR_fsconfig, fs, FSCONFIG_CMD_CREATE, None, None, 0)
+            return syscall(NR_fsmount, fs, FSMOUNT_CLOEXEC, attr)
+        except OSError as err:
+            raise OSError(err.errno, f"{fstype}: {_fs_message(fs) or err.strerror}") from None
+    finally:
+        os.close(fs)
+
+
+def _fs_message(fs: int) -> str:
+    """What the file system said: lines `e text` read from its context (fsopen(2))."""
+    try:
+        return os.read(fs, 4096).decode(errors="replace").strip().removeprefix("e ")
+    except OSError:
+        return ""
+
+
+def mount_setattr(
+    fd: int, attr_set: int = 0, attr_clr: int = 0, propagation: int = 0, userns: int = 0,
+    recursive: bool = False,
+) -> None:
+    """Change the mount(s) behind a descriptor; userns goes with MOUNT_ATTR_IDMAP."""
+    args = struct.pack("=4Q", attr_set, attr_clr, propagation, userns)
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    syscall(NR_mount_setattr, fd, b"", flags, args, len(args))
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    syscall(NR_pivot_root, os.fsencode(new_root), os.fsencode(put_old))
+
+
+def openat2(dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_IN_ROOT) -> int:
+    """open(2) under rules: by default no `..`, absolute name or symlink leads out of dirfd."""
+    how = struct.pack("=3Q", flags | os.O_CLOEXEC, mode, resolve)
+    try:
+        return syscall(NR_openat2, dirfd, os.fsencode(path), how, len(how))
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, path) from None

@@ -1,0 +1,151 @@
+"""Processes: clone3, setns, unshare, prctl, pidfds (clone(2), namespaces(7), prctl(2))."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from vzpy.kernel.libc import (
+    NR_clone3,
+    NR_close_range,
+    NR_ioprio_set,
+    NR_keyctl,
+    NR_pidfd_send_signal,
+    libc,
+    oserror,
+    syscall,
+)
+
+CLONE_NEWTIME = 0x00000080
+CLONE_PARENT = 0x00008000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
+
+SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
+SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGWINCH, SIGPWR = 13, 15, 17, 18, 28, 30
+SIGRTMIN = 34  # as user space counts: glibc keeps 32 and 33
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
+PR_CAPBSET_DROP = 24
+PR_SET_SECUREBITS = 28
+PR_SET_CHILD_SUBREAPER = 36
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+SECBIT_NO_SETUID_FIXUP = 1 << 2
+
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_IOPRIO_WHO_PROCESS = 1
+
+libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
+libc.unshare.argtypes = [ctypes.c_int]
+libc.sethostname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+libc.personality.argtypes = [ctypes.c_ulong]
+
+
+def clone3(flags: int, exit_signal: int = SIGCHLD, cgroup: int = -1) -> int:
+    """clone3(2) without a stack or shared memory: returns twice, like fork.
+
+    flags        CLONE_*; with CLONE_PARENT exit_signal must be 0 (the parent's own is used)
+    cgroup       descriptor of a cgroup v2 directory for CLONE_INTO_CGROUP
+
+    Only from a single-threaded process: the child of a threaded one waits for ever for the
+    interpreter lock that another thread holds."""
+    args = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup, 0))
+    return syscall(NR_clone3, args, len(args))
+
+
+def setns(fd: int, nstype: int = 0) -> None:
+    if libc.setns(fd, nstype) < 0:
+        raise oserror()
+
+
+def unshare(flags: int) -> None:
+    if libc.unshare(flags) < 0:
+        raise oserror()
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    result: int = libc.prctl(option, arg2, arg3, arg4, arg5)
+    if result < 0:
+        raise oserror()
+    return result
+
+
+def pidfd_send_signal(pidfd: int, sig: int) -> None:
+    syscall(NR_pidfd_send_signal, pidfd, sig, None, 0)
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    syscall(NR_close_range, first, last, 0)
+
+
+def close_all_but(keep: list[int]) -> None:
+    """Close every descriptor above 2 that is not in `keep`."""
+    first = 3
+    for fd in sorted(set(keep)):
+        if fd >= first:
+            if fd > first:
+                close_range(first, fd - 1)
+            first = fd + 1
+    close_range(first)
+
+
+def sethostname(name: bytes) -> None:
+    if libc.sethostname(name, len(name)) < 0:
+        raise oserror()
+
+
+def new_session_keyring() -> None:
+    """keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL): leave the caller's keys behind."""
+    syscall(NR_keyctl, _KEYCTL_JOIN_SESSION_KEYRING, None)
+
+
+def reset_ioprio() -> None:
+    syscall(NR_ioprio_set, _IOPRIO_WHO_PROCESS, 0, 0)
+
+
+def reset_personality() -> None:
+    libc.personality(0)
+
+
+def starttime(pid: int) -> int:
+    """Field 22 of /proc/PID/stat (ticks since boot): with the pid it names one process.
+
+    Raises OSError when there is no such process, or only its zombie."""
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        fields = f.read().rpartition(b")")[2].split()
+    if fields[0] in (b"Z", b"X"):
+        raise ProcessLookupError(3, os.strerror(3), f"/proc/{pid}")
+    return int(fields[19])
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as f:
+        return f.read().strip()
+
+
+_UNBLOCK_ALL = bytes(8)
+_SIG_SETMASK = 2
+
+
+def default_signals() -> None:
+    """Every signal to SIG_DFL, none blocked (signal(7)): what a parent ignores outlives exec."""
+    for sig in range(1, 65):
+        if sig not in (SIGKILL, 19, 32, 33):
+            libc.signal(sig, None)
+    libc.sigprocmask(_SIG_SETMASK, _UNBLOCK_ALL + bytes(120), None)
+
+
+libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.signal.restype = ctypes.c_void_p
+libc.sigprocmask.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
