@@ -97,6 +97,9 @@ _TABLE: dict[int, dict[str, str]] = {
         "Resuming": "\tresume...",
         "Restored": "Restoring completed successfully",
         "QuotaOff": "Disk quota is not enabled, skipping operation",
+        # vz setup
+        "Made": "Created {path}",
+        "Removed": "Removed {path}",
         "Note": "{text}",
     },
     ERROR: {
@@ -119,6 +122,7 @@ _TABLE: dict[int, dict[str, str]] = {
     DEBUG: {
         "Step": "step {name}",
         "Undone": "undo {name}",
+        "Kept": "{path} is there, left as it is",
         "HaltBy": "init is {kind}: asking it to halt by {how}, {seconds} s left",
     },
 }

@@ -1,0 +1,104 @@
+# vzpy: `make demo` and `make test` set up all they need on Debian 12 or newer, as root.
+# `make install` puts the tools into PREFIX; PYTHON is the interpreter they will start with.
+
+PYTHON  ?= /usr/bin/python3
+PREFIX  ?= /usr
+DESTDIR ?=
+
+VENV    := .venv
+READY   := $(VENV)/ready
+TOOLS   := vzctl vzlist vzpid vzpkg vz vzeventd vz-fdkeep
+LIB     := $(PREFIX)/lib/vzpy
+MAN     := $(PREFIX)/share/man
+COMP    := $(PREFIX)/share/bash-completion/completions
+UNITS   := $(PREFIX)/lib/systemd/system
+
+.PHONY: help demo test test-fast lint format docs bench install uninstall clean
+
+help:
+	@echo 'make demo       the life of a VPS on this machine, in ./demo.run'
+	@echo 'make test       everything: linters, unit, node and VM suites'
+	@echo 'make test-fast  linters, unit tests and the quick part of the node suite'
+	@echo 'make lint       ruff, mypy --strict, the floors'
+	@echo 'make docs       man pages and completions, from the tables'
+	@echo 'make bench      figures against crun, runc and lxc'
+	@echo 'make install    into PREFIX (/usr), below DESTDIR; make uninstall takes it away'
+
+# --- set-up ---------------------------------------------------------------------------------
+
+$(READY): pyproject.toml tools/need.sh
+	tools/need.sh run
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(READY)
+	tools/demo.sh
+
+# --- tests ----------------------------------------------------------------------------------
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest tests/test_floors.py
+
+test: $(READY)
+	tools/need.sh test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest tests
+
+test-fast: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest tests -m 'not vm and not slow'
+
+bench: $(READY)
+	tools/need.sh bench
+	@for bench in tests/bench/[a-z]*.py; do \
+		echo "== $$bench"; PYTHONPATH=. $(VENV)/bin/python $$bench || exit; \
+	done
+
+docs: $(READY)
+	$(VENV)/bin/python -m vzpy.manpages docs/man completions
+
+# --- installation ---------------------------------------------------------------------------
+
+install: $(READY)
+	rm -rf $(DESTDIR)$(LIB)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile \
+		--target $(DESTDIR)$(LIB) .
+	rm -rf $(DESTDIR)$(LIB)/bin
+	$(PYTHON) -m compileall -q -s "$(DESTDIR)" -p / $(DESTDIR)$(LIB)
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(MAN)/man8 $(DESTDIR)$(MAN)/man5 \
+		$(DESTDIR)$(COMP) $(DESTDIR)$(UNITS) $(DESTDIR)/etc/init.d
+	for tool in $(TOOLS); do \
+		sed -e '1s|.*|#!$(PYTHON) -IS|' -e 's|@LIB@|$(LIB)|' -e "s|@TOOL@|$$tool|" \
+			tools/launcher.in > $(DESTDIR)$(PREFIX)/sbin/$$tool; \
+		chmod 755 $(DESTDIR)$(PREFIX)/sbin/$$tool; \
+	done
+	for page in docs/man/*.[58]; do \
+		install -m 644 $$page $(DESTDIR)$(MAN)/man$${page##*.}/; \
+	done
+	install -m 644 completions/* $(DESTDIR)$(COMP)/
+	for unit in vz vzeventd; do \
+		sed 's|@SBIN@|$(PREFIX)/sbin|' templates/system/$$unit.service \
+			> $(DESTDIR)$(UNITS)/$$unit.service; \
+	done
+	sed 's|@SBIN@|$(PREFIX)/sbin|' templates/system/vz.init > $(DESTDIR)/etc/init.d/vz
+	chmod 755 $(DESTDIR)/etc/init.d/vz
+	[ -n "$(DESTDIR)" ] || $(PREFIX)/sbin/vz setup
+
+uninstall:
+	[ -n "$(DESTDIR)" ] || ! [ -x $(PREFIX)/sbin/vz ] || $(PREFIX)/sbin/vz setup --remove
+	for tool in $(TOOLS); do \
+		rm -f $(DESTDIR)$(PREFIX)/sbin/$$tool $(DESTDIR)$(COMP)/$$tool; \
+	done
+	for page in docs/man/*.[58]; do \
+		rm -f $(DESTDIR)$(MAN)/man$${page##*.}/$${page##*/}; \
+	done
+	rm -f $(DESTDIR)$(UNITS)/vz.service $(DESTDIR)$(UNITS)/vzeventd.service $(DESTDIR)/etc/init.d/vz
+	rm -rf $(DESTDIR)$(LIB)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
