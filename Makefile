@@ -19,7 +19,7 @@ help:
 	@echo 'make demo       the life of a VPS on this machine, in ./demo.run'
 	@echo 'make test       everything: linters, unit, node and VM suites'
 	@echo 'make test-fast  linters, unit tests and the quick part of the node suite'
-	@echo 'make lint       ruff, mypy --strict, the floors'
+	@echo 'make lint       ruff, mypy --strict, shellcheck, the floors'
 	@echo 'make docs       man pages and completions, from the tables'
 	@echo 'make bench      figures against crun, runc and lxc'
 	@echo 'make install    into PREFIX (/usr), below DESTDIR; make uninstall takes it away'
@@ -38,19 +38,13 @@ demo: $(READY)
 # --- tests ----------------------------------------------------------------------------------
 
 lint: $(READY)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest tests/test_floors.py
+	$(VENV)/bin/pytest tests/test_linters.py tests/test_floors.py
 
 test: $(READY)
 	tools/need.sh test
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest tests
 
 test-fast: $(READY)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest tests -m 'not vm and not slow'
 
 bench: $(READY)

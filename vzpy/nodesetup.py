@@ -1,7 +1,7 @@
 """`vz setup`: what a new node needs before its first VPS, made once and never written over.
 
-The files come from the package's data (templates/conf, templates/dists); only vz.conf has words to
-fill in. What was made is noted in STATE/setup, so that `remove` takes back that and nothing else."""
+The files come from the package's data (templates/conf, templates/dists); only vz.conf has words
+to fill in. What was made is noted in STATE/setup, so that `remove` takes back that and no more."""
 
 from __future__ import annotations
 
