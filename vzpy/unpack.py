@@ -1,0 +1,188 @@
+"""Unpacking an OS template's tarball: format, space, and the enclosed program that does it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from vzpy.errors import Exit, VzError
+from vzpy.model import RANGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from subprocess import Popen
+
+    from vzpy.model import IdRange
+
+    Progress = Callable[[int, int], None]  # bytes of the tarball read so far, its size
+
+# magic, program, Debian's package, how many times larger the content is (templates.md 1)
+FORMATS = (
+    (b"\x1f\x8b", "gzip", "gzip", 3.0),
+    (b"BZ", "bzip2", "bzip2", 3.0),
+    (b"\xfd7zXZ", "xz", "xz-utils", 4.7),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd", 4.0),
+    (b"\x04\x22\x4d\x18", "lz4", "lz4", 2.5),
+)
+TICK = 0.1  # seconds between two reports of progress
+
+
+def unpack(
+    tarball: str,
+    dest: str,
+    ids: IdRange | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Unpack `tarball` into the directory `dest`, which is there and empty.
+
+    Owners as in the archive, or shifted into `ids`; then only harmless device nodes are made.
+    What is left in `dest` after a failure is the caller's to remove.
+    Errors: 46 no space, 47 not an archive, damaged, an owner beyond the range."""
+    source = _open(tarball)
+    try:
+        program = _decompressor(tarball, source)
+        needed, available = content_size(source), available_space(dest)
+        if available < needed:
+            raise no_space(dest, available, needed)
+        _run(tarball, source, program, dest, ids, progress)
+    finally:
+        os.close(source)
+
+
+def _open(tarball: str) -> int:
+    try:
+        return os.open(tarball, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as err:
+        raise VzError.of("Cannot open the OS template", err, Exit.FS_BAD_TMPL) from None
+
+
+def _format(source: int) -> tuple[bytes, str, str, float] | None:
+    """By the first bytes, whatever the name says; None is a plain tar."""
+    head = os.pread(source, 8, 0)
+    return next((f for f in FORMATS if head.startswith(f[0])), None)
+
+
+def _decompressor(tarball: str, source: int) -> str | None:
+    """Full path of the program that decompresses it; None when it is not compressed."""
+    found = _format(source)
+    if found is None:
+        return None
+    from shutil import which
+
+    _, program, package, _ = found
+    if path := which(program):
+        return path
+    raise VzError(
+        f"Cannot unpack {tarball}: {program} is not installed",
+        Exit.FS_BAD_TMPL,
+        hint=f"apt-get install {package}",
+    )
+
+
+def content_size(source: int) -> int:
+    """Bytes in the tarball when it is decompressed: known for plain and gzip, else a guess."""
+    size = os.fstat(source).st_size
+    found = _format(source)
+    if found is None:
+        return size
+    if found[1] == "gzip" and size >= 18:
+        content = int.from_bytes(os.pread(source, 4, size - 4), "little")  # modulo 2^32
+        while content < size:
+            content += 1 << 32
+        return content if content < size * 100 else int(size * found[3])
+    return int(size * found[3])
+
+
+def no_space(dest: str, available: int, needed: int) -> VzError:
+    return VzError(
+        f"Insufficient disk space in {dest};"
+        f" available: {available // 1024}, needed: {-(-needed // 1024)}",
+        Exit.FS_NO_DISK_SPACE,
+        errno=errno.ENOSPC,
+    )
+
+
+def available_space(path: str) -> int:
+    """Bytes that root may still write there."""
+    fs = os.statvfs(path)
+    return fs.f_bfree * fs.f_frsize
+
+
+def _run(
+    tarball: str,
+    source: int,
+    program: str | None,
+    dest: str,
+    ids: IdRange | None,
+    progress: Progress | None,
+) -> None:
+    """PROGRAM -dc < tarball | untar.py dest"""
+    import sys
+    from subprocess import DEVNULL, PIPE, Popen
+
+    untar = os.path.join(os.path.dirname(os.path.abspath(__file__)), "untar.py")
+    base, count, devices = (ids.base, ids.count, "harmless") if ids else (0, RANGE, "all")
+    command = [sys.executable, "-IS", untar, dest, str(base), str(count), devices]
+    os.lseek(source, 0, os.SEEK_SET)
+    children = []
+    try:
+        stdin = source
+        if program:
+            reader = Popen([program, "-dc"], stdin=source, stdout=PIPE, stderr=PIPE, env={})
+            children.append(reader)
+            stdin = reader.stdout.fileno()  # type: ignore[union-attr]
+        writer = Popen(command, stdin=stdin, stdout=PIPE, stderr=DEVNULL, env={})
+        children.append(writer)
+        if program:
+            reader.stdout.close()  # type: ignore[union-attr]  # it ends when the writer does
+        _watch(writer, source, progress)
+        failure = writer.communicate()[0]
+        complaint = reader.communicate()[1] if program else b""
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    if writer.returncode:
+        raise _explained(tarball, dest, failure, complaint)
+    if program and reader.returncode:
+        raise _damaged(tarball, complaint.decode(errors="replace"))
+
+
+def _watch(child: Popen[bytes], source: int, progress: Progress | None) -> None:
+    """Report until `child` ends. Whoever reads the tarball shares the file offset with us."""
+    from subprocess import TimeoutExpired
+
+    size = os.fstat(source).st_size
+    while progress:
+        progress(min(os.lseek(source, 0, os.SEEK_CUR), size), size)
+        try:
+            child.wait(TICK)
+            break
+        except TimeoutExpired:
+            pass
+
+
+def _damaged(tarball: str, text: str) -> VzError:
+    return VzError(
+        f"Cannot unpack {tarball}: {' '.join(text.split()) or 'it is damaged'}",
+        Exit.FS_BAD_TMPL,
+        hint="Make or fetch this cache again.",
+    )
+
+
+def _explained(tarball: str, dest: str, failure: bytes, complaint: bytes) -> VzError:
+    """What untar.py wrote before it ended, as an error; `complaint` is the decompressor's."""
+    number, _, rest = failure.decode("utf-8", "surrogateescape").partition("\0")
+    name, _, text = rest.partition("\0")
+    code = int(number) if number.isdecimal() else 0
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return VzError(
+            f"Insufficient disk space in {dest}; available: 0, needed: more than was estimated",
+            Exit.FS_NO_DISK_SPACE,
+            errno=code,
+            hint=f"Unpacking {tarball} filled it; what was written is removed.",
+        )
+    if code in (0, errno.EBADMSG):
+        return _damaged(tarball, complaint.decode(errors="replace") or text)
+    return VzError(f"Cannot unpack {tarball}: {name}: {text}", Exit.FS_BAD_TMPL, errno=code)
