@@ -1,0 +1,247 @@
+"""The cgroup v2 tree of a VPS: make, limit, read, freeze, kill, remove (cgroups(7)).
+
+vz/N       limits, owned by the host's root
+vz/N/ve    root of the VPS's cgroup namespace, delegated to the VPS's root
+vz/N/ve/.vz-PID   where an exec is born: inside the delegated tree, so that pam_systemd and
+                  systemd-run of the VPS may move it
+
+Two levels, because who delegates and who is delegated to both claim a cgroup's files."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from vzpy.model import IdRange, Limits
+
+CONTROLLERS = ("cpu", "memory", "pids", "io", "cpuset")
+# Files a delegatee may write, where /sys/kernel/cgroup/delegate does not say (before Linux 4.15).
+_DELEGATE = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
+
+_mountpoint: str | None = None
+_delegate: tuple[str, ...] | None = None
+
+
+def mountpoint() -> str:
+    """Where cgroup2 is mounted, found in /proc/self/mountinfo.
+
+    Raises OSError ENOENT when it is not."""
+    global _mountpoint
+    if _mountpoint is None or not os.path.exists(f"{_mountpoint}/cgroup.controllers"):
+        with open("/proc/self/mountinfo") as f:
+            points = [x.split(" ")[4] for x in f if " - cgroup2 " in x]
+        if not points:
+            raise FileNotFoundError(2, "No cgroup2 is mounted (mount -t cgroup2 none /sys/fs/cgroup)")
+        _mountpoint = points[0]
+    return _mountpoint
+
+
+def path_of(node: str, ctid: int) -> str:
+    """The cgroup vz/N of a node's VPS, as an absolute path."""
+    return f"{mountpoint()}/{node}/{ctid}"
+
+
+def make(path: str, ids: IdRange) -> None:
+    """vz/N and vz/N/ve, with every controller at hand passed down to both. Existing is success."""
+    node = os.path.dirname(path)
+    os.makedirs(node, exist_ok=True)
+    enable(os.path.dirname(node))
+    enable(node)
+    for directory in (path, f"{path}/ve"):
+        try:
+            os.mkdir(directory, 0o755)
+        except FileExistsError:
+            pass
+    enable(path)
+    delegate(f"{path}/ve", ids)
+
+
+def enable(path: str) -> None:
+    """Pass the controllers on to the children, one write each: one that is busy stops no other."""
+    have = set(read(path, "cgroup.controllers").split())
+    missing = have.intersection(CONTROLLERS) - set(read(path, "cgroup.subtree_control").split())
+    for controller in sorted(missing):
+        try:
+            write(path, "cgroup.subtree_control", f"+{controller}")
+        except OSError:
+            pass  # told by limit(), when something was asked of it
+
+
+def delegate(path: str, ids: IdRange) -> None:
+    """Hand a cgroup to the root of a VPS: the directory and the files the kernel lists."""
+    global _delegate
+    if _delegate is None:
+        try:
+            with open("/sys/kernel/cgroup/delegate") as f:
+                _delegate = tuple(f.read().split())
+        except OSError:
+            _delegate = _DELEGATE
+    os.chown(path, ids.base, ids.base)
+    for name in _delegate:
+        try:
+            os.chown(f"{path}/{name}", ids.base, ids.base)
+        except FileNotFoundError:
+            pass  # of a controller that is not at hand here
+
+
+def limit(path: str, limits: Limits) -> list[str]:
+    """Write the limits of vz/N; returns the names of those that this node cannot apply.
+
+    memory_max and swap_max in bytes (rounded down to pages by the kernel), pids_max in tasks."""
+    refused = []
+    for field, name in _KNOBS:
+        value = getattr(limits, field)
+        if value is not None and not _write_limit(path, name, value):
+            refused.append(name)
+    return refused
+
+
+_KNOBS = (
+    ("memory_max", "memory.max"),
+    ("swap_max", "memory.swap.max"),
+    ("pids_max", "pids.max"),
+    ("cpu_weight", "cpu.weight"),
+    ("cpu_max", "cpu.max"),
+)
+UNLIMITED = -1
+
+
+def _write_limit(path: str, name: str, value: int) -> bool:
+    text = "max" if value == UNLIMITED else str(value)
+    if name == "cpu.max":
+        text += " 100000"
+    try:
+        write(path, name, text)
+    except OSError:
+        return False
+    return True
+
+
+def leaf(path: str, ids: IdRange, name: str) -> str:
+    """A delegated cgroup below vz/N/ve for one exec; an old one of that name is taken over."""
+    made = f"{path}/ve/{name}"
+    try:
+        os.mkdir(made, 0o755)
+    except FileExistsError:
+        pass
+    delegate(made, ids)
+    return made
+
+
+def sweep(path: str) -> None:
+    """Remove exec's leaves in which nothing runs any more."""
+    try:
+        names = os.listdir(f"{path}/ve")
+    except OSError:
+        return
+    for name in names:
+        if name.startswith(".vz-"):
+            _rmdir(f"{path}/ve/{name}")
+
+
+def _rmdir(path: str) -> bool:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def read(path: str, name: str) -> str:
+    with open(f"{path}/{name}") as f:
+        return f.read()
+
+
+def write(path: str, name: str, text: str) -> None:
+    fd = os.open(f"{path}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, f"{path}/{name}") from None
+    finally:
+        os.close(fd)
+
+
+def events(path: str) -> dict[str, int]:
+    """cgroup.events: populated, frozen."""
+    pairs = (line.split() for line in read(path, "cgroup.events").splitlines())
+    return {name: int(value) for name, value in pairs}
+
+
+def populated(path: str) -> bool:
+    """Some process lives in the subtree; False when there is none, or no such cgroup."""
+    try:
+        return bool(events(path)["populated"])
+    except OSError:
+        return False
+
+
+def await_event(path: str, name: str, value: int, timeout: float) -> bool:
+    """Wait until cgroup.events says so; the kernel wakes us by POLLPRI. False after the timeout."""
+    end = time.monotonic() + timeout
+    try:
+        fd = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return value == 0
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLPRI)
+        wanted = f"{name} {value}\n".encode()
+        while wanted not in os.pread(fd, 256, 0):
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            poll.poll(min(left, 1) * 1000)
+        return True
+    except OSError:
+        return value == 0  # removed under us: nothing lives in it
+    finally:
+        os.close(fd)
+
+
+def freeze(path: str, on: bool, timeout: float = 10) -> bool:
+    """cgroup.freeze of the whole VPS; True when every task stands still (or moves again)."""
+    write(path, "cgroup.freeze", "1" if on else "0")
+    return await_event(path, "frozen", int(on), timeout)
+
+
+def kill(path: str) -> None:
+    try:
+        write(path, "cgroup.kill", "1")
+    except FileNotFoundError:
+        pass
+
+
+def tasks(path: str, name: str = "cgroup.procs") -> list[int]:
+    """Processes (or, with cgroup.threads, threads) of the subtree, as the host numbers them."""
+    found: list[int] = []
+    for directory, _, _ in os.walk(path):
+        try:
+            found += [int(x) for x in read(directory, name).split()]
+        except OSError:
+            pass  # removed meanwhile, or a threaded cgroup, whose root lists its processes
+    return found
+
+
+def remove(path: str, timeout: float = 5) -> None:
+    """Kill what is left and remove the subtree, leaves first. Absence is success.
+
+    Raises OSError EBUSY when tasks do not die in time (uninterruptible sleep)."""
+    end = time.monotonic() + timeout
+    while True:
+        if populated(path):
+            kill(path)
+            await_event(path, "populated", 0, max(end - time.monotonic(), 0))
+        for directory, _, _ in os.walk(path, topdown=False):
+            gone = _rmdir(directory)
+        if not os.path.exists(path):
+            return
+        if time.monotonic() > end:
+            raise OSError(16, os.strerror(16), path)
+        if not gone:
+            time.sleep(0.005)
+
+

@@ -1,0 +1,180 @@
+"""All that runs between clone and exec in the first task of a VPS, in order (see sync.py).
+
+Rules of this file: after enter_root() every import, codec or library that is loaded lazily would
+be the guest's, run as its root in our process; so everything is imported at the top, the search
+paths are emptied, and only bytes cross. Nothing here prints."""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import os
+import struct
+import sys
+
+from vzpy import ns, rootfs
+from vzpy.fault import fault
+from vzpy.kernel import caps, process, seccomp
+from vzpy.record import record
+from vzpy.sync import CONSOLE, GO, MAPPED, PID, READY, WARN, Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.model import IdRange
+
+# Steps of the child; fault injection cuts at each (DESIGN 5.3).
+STEPS = ("child-time", "child-prepare", "child-root", "child-mounts", "child-console", "child-exec")
+
+
+@record
+class Birth:
+    """What the launcher and the child have to know; descriptors are handed beside it.
+
+    argv and env are what init gets; `below` are the paths of mounts that come with descriptors"""
+
+    ids: IdRange
+    hostname: bytes
+    init: tuple[bytes, ...]  # paths to try, in order
+    argv: tuple[bytes, ...]
+    env: tuple[tuple[bytes, bytes], ...]
+    capabilities: int
+    filter: bytes
+    seen: rootfs.Seen
+    below: tuple[str, ...]
+    pty: bool
+
+
+@record
+class Handed:
+    """Descriptors of a birth: they go to vzeventd in this order when it is the parent."""
+
+    sync: int
+    cgroup: int
+    root: int
+    below: tuple[int, ...]
+
+
+def launch(birth: Birth, handed: Handed) -> int:
+    """Fork the launcher of a new VPS; its pid, to be reaped. The rest is said through `sync`."""
+    channel = Channel(_dup(handed.sync))
+    entry = ns.Entry(
+        keep=(channel.fileno(), handed.root, *handed.below), cgroup=handed.cgroup, owner=birth.ids
+    )
+    try:
+        return ns.launch(
+            entry,
+            lambda pid: _tell(channel, pid),
+            lambda: run(birth, channel, handed),
+        )
+    finally:
+        channel.close()
+
+
+def _dup(fd: int) -> _socket.socket:
+    return _socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+
+
+def _tell(channel: Channel, pid: int) -> None:
+    if pid > 0:
+        channel.send(PID, b"%d" % pid)
+    else:
+        channel.fail("clone", OSError(-pid, os.strerror(-pid)))
+
+
+def run(birth: Birth, channel: Channel, handed: Handed) -> None:
+    """The life of the first task until it becomes init. Returns only when it failed, having said
+    why."""
+    step = "child-time"
+    try:
+        if channel.receive()[0] != MAPPED:
+            return
+        ns.become_root()
+        fault(step)
+        try:
+            ns.enter_time()
+        except OSError as err:
+            _warn(channel, f"time namespace: {err.strerror}; uptime inside is the host's")
+
+        step = "child-prepare"
+        fault(step)
+        plan = rootfs.plan(birth.seen)
+        for part in plan:
+            part.prepare()
+        _loopback_up()
+
+        step = "child-root"
+        fault(step)
+        poison_imports()
+        rootfs.enter_root(handed.root)
+
+        step = "child-mounts"
+        fault(step)
+        for part in plan:
+            step = "child-mounts: " + part.describe()
+            part.execute()
+        for path, fd in zip(birth.below, handed.below):
+            rootfs.place(path, fd)
+
+        step = "child-console"
+        fault(step)
+        master = rootfs.console(birth.pty)
+        if master >= 0:
+            channel.send(CONSOLE, fd=master)
+            os.close(master)
+        rootfs.share()
+        process.sethostname(birth.hostname)
+        channel.send(READY)
+        if channel.receive()[0] != GO:
+            return
+
+        step = "child-exec"
+        fault(step)
+        become_init(birth, channel.fileno())
+    except OSError as err:
+        channel.fail(step, err)
+
+
+def become_init(birth: Birth, sync: int) -> None:
+    """Capabilities, clean process, filter, exec: in this order, since each takes something that
+    the one before needs."""
+    console = os.open("/dev/console", os.O_RDWR | os.O_NOCTTY)
+    for fd in range(3):
+        os.dup2(console, fd)
+    ns.clean_process(keep=sync)
+    process.prctl(process.PR_SET_SECUREBITS, 0)
+    caps.limit(birth.capabilities)
+    seccomp.load(birth.filter)
+    execute(birth.init, list(birth.argv), dict(birth.env))
+
+
+def execute(candidates: tuple[bytes, ...], argv: list[bytes], env: dict[bytes, bytes]) -> None:
+    """execve the first that exists; only the last error is raised."""
+    for number, path in enumerate(candidates, 1):
+        try:
+            os.execve(path, argv, env)
+        except OSError as err:
+            if number == len(candidates) or err.errno not in (2, 20):  # ENOENT, ENOTDIR
+                raise OSError(err.errno, os.strerror(err.errno), os.fsdecode(path)) from None
+
+
+def poison_imports() -> None:
+    """From here on an import fails instead of reading the guest's files."""
+    sys.path[:] = []
+    sys.meta_path[:] = []
+    sys.path_hooks[:] = []
+
+
+def _warn(channel: Channel, text: str) -> None:
+    channel.send(WARN, text.encode())
+
+
+def _loopback_up() -> None:
+    """`ip link set lo up`: inits that are no systemd expect it (netdevice(7), SIOCSIFFLAGS)."""
+    s = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        fcntl.ioctl(s.fileno(), _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
+    finally:
+        s.close()
+
+
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1

@@ -1,0 +1,327 @@
+"""The root of a VPS: how it is mounted on the host, and the mount plan of what it sees.
+
+Host side: mount() and umount() of VE_ROOT by layout. VPS side: plan() gives the mounts as objects
+with describe(), prepare() and execute(); prepare() runs while the host's tree is still there
+(fresh proc and sysfs are refused once it is gone), execute() after pivot_root."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+
+from vzpy.kernel import mount as m
+from vzpy.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RDONLY, NOSUID, NODEV, NOEXEC = (
+    m.MOUNT_ATTR_RDONLY,
+    m.MOUNT_ATTR_NOSUID,
+    m.MOUNT_ATTR_NODEV,
+    m.MOUNT_ATTR_NOEXEC,
+)
+_DIR = os.O_DIRECTORY | os.O_PATH
+_TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430
+
+
+# Host side
+
+
+def mount_overlay(tree: str, private: str, root: str, lower_ids: int) -> None:
+    """VE_ROOT = the template's tree below VE_PRIVATE/upper.
+
+    lower_ids  descriptor of a user namespace: owners of the tree, 0.., are shown as the VPS's
+
+    The lower layer is attached for a moment only, since kernels before 6.15 take no detached
+    mount as a layer; overlayfs keeps a private clone. Layers are named by descriptor so that no
+    path of the host shows in the mount table of the VPS."""
+    lower = m.open_tree(tree, m.OPEN_TREE_CLONE)
+    m.mount_setattr(lower, m.MOUNT_ATTR_IDMAP | RDONLY, userns=lower_ids, propagation=m.MS_PRIVATE)
+    upper = os.open(f"{private}/upper", _DIR | os.O_CLOEXEC)
+    work = os.open(f"{private}/work", _DIR | os.O_CLOEXEC)
+    try:
+        m.move_mount(lower, work)
+        try:
+            overlay = m.fsmount(
+                "overlay",
+                source="vz",
+                lowerdir=f"/proc/self/fd/{lower}",
+                upperdir=f"/proc/self/fd/{upper}",
+                workdir=f"/proc/self/fd/{work}",
+            )
+        finally:
+            m.umount2(f"/proc/self/fd/{lower}", m.MNT_DETACH)
+        try:
+            m.move_mount(overlay, root)
+        finally:
+            os.close(overlay)
+    finally:
+        for fd in (lower, upper, work):
+            os.close(fd)
+
+
+def mount_simfs(private: str, root: str, host_view: int) -> None:
+    """VE_ROOT = VE_PRIVATE, shown to the host with the owners that the VPS sees.
+
+    host_view  descriptor of a user namespace with the inverse map: what host root writes there
+               belongs to the root of the VPS"""
+    tree = m.open_tree(private, m.OPEN_TREE_CLONE)
+    try:
+        m.mount_setattr(tree, m.MOUNT_ATTR_IDMAP, userns=host_view)
+        m.move_mount(tree, root)
+    finally:
+        os.close(tree)
+
+
+def umount(root: str) -> None:
+    """Unmount VE_ROOT with all that is mounted below it, deepest first. Absence is success.
+
+    Raises OSError: EBUSY while a process of the host stands in it."""
+    for target in reversed(mounts_below(root)):
+        try:
+            m.umount2(target, m.UMOUNT_NOFOLLOW)
+        except OSError as err:
+            if err.errno not in (2, 22):  # ENOENT, EINVAL: it has gone meanwhile
+                raise
+
+
+def mounts_below(root: str) -> list[str]:
+    """Mount points at or below a path, in the order of mounting (proc_pid_mountinfo(5))."""
+    root = os.path.realpath(root)
+    found = []
+    with open("/proc/self/mountinfo", "rb") as f:
+        for line in f:
+            target = unescape(line.split(b" ", 5)[4])
+            if target == root or target.startswith(root + "/"):
+                found.append(target)
+    return found
+
+
+def unescape(field: bytes) -> str:
+    r"""A field of mountinfo: \040 and the like are octal for blank, tab, newline, backslash."""
+    if b"\\" in field:
+        parts = field.split(b"\\")
+        field = parts[0] + b"".join(bytes([int(x[:3], 8)]) + x[3:] for x in parts[1:])
+    return os.fsdecode(field)
+
+
+def is_mounted(root: str) -> bool:
+    """VE_ROOT is a mount point."""
+    try:
+        here, above = os.stat(root), os.stat(os.path.join(root, ".."))
+    except OSError:
+        return False
+    if here.st_dev != above.st_dev:
+        return True
+    return os.path.realpath(root) in mounts_below(root)  # a bind of the same file system
+
+
+def detached(root: str, layout: str, private: str) -> tuple[int, list[tuple[str, int]]]:
+    """What a VPS gets as its root: a detached clone of VE_ROOT, cut off from the host.
+
+    Returns its descriptor, and (path below the root, descriptor) of each mount that has to be
+    placed in it: action scripts may have mounted something below VE_ROOT. A simfs root is cloned
+    from VE_PRIVATE, because VE_ROOT shows the host's view of the owners. Without MS_PRIVATE what
+    the VPS mounts would show below VE_ROOT on the host."""
+    below: list[tuple[str, int]] = []
+    if layout == "simfs":
+        tree = m.open_tree(private, m.OPEN_TREE_CLONE)
+        real = os.path.realpath(root)
+        for target in mounts_below(root):
+            if target != real:
+                below.append((target[len(real) + 1 :], m.open_tree(target, m.OPEN_TREE_CLONE)))
+    else:
+        tree = m.open_tree(root, m.OPEN_TREE_CLONE | m.AT_RECURSIVE)
+    for fd in (tree, *(fd for _, fd in below)):
+        m.mount_setattr(fd, propagation=m.MS_PRIVATE, recursive=True)
+    return tree, below
+
+
+# VPS side: runs in the child, after its user namespace is mapped
+
+
+class Place:
+    """A fresh file system or a clone of a host file, made before pivot_root and placed after."""
+
+    def __init__(self, target: str, make: Callable[[], int], what: str, is_dir: bool = True) -> None:
+        self.target, self.make, self.what, self.is_dir = target, make, what, is_dir
+        self.fd = -1
+
+    def describe(self) -> str:
+        return f"{self.what} on /{self.target}"
+
+    def prepare(self) -> None:
+        self.fd = self.make()
+
+    def execute(self) -> None:
+        place(self.target, self.fd, self.is_dir)
+
+
+class Make:
+    """A directory, link, file or node of /dev and /run."""
+
+    def __init__(self, target: str, act: Callable[[str], object], what: str) -> None:
+        self.target, self.act, self.what = target, act, what
+
+    def describe(self) -> str:
+        return f"{self.what} at /{self.target}"
+
+    def prepare(self) -> None:
+        pass
+
+    def execute(self) -> None:
+        self.act("/" + self.target)
+
+
+def place(target: str, fd: int, is_dir: bool = True) -> None:
+    """Attach a detached mount below the new root."""
+    point = mount_point(target, is_dir)
+    m.move_mount(fd, point)
+    os.close(point)
+    os.close(fd)
+
+
+def mount_point(target: str, is_dir: bool = True) -> int:
+    """A descriptor of the directory or file to mount on, made when it is missing.
+
+    Raises OSError ELOOP when the template has a symbolic link there or on the way: what we mount
+    must lie where everybody expects it."""
+    root = os.open("/", _DIR | os.O_CLOEXEC)
+    try:
+        rules = m.RESOLVE_IN_ROOT | m.RESOLVE_NO_SYMLINKS
+        try:
+            return m.openat2(root, target, os.O_PATH, resolve=rules)
+        except FileNotFoundError:
+            if is_dir:
+                os.mkdir(f"/{target}", 0o755)
+            else:
+                os.close(os.open(f"/{target}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+            return m.openat2(root, target, os.O_PATH, resolve=rules)
+    finally:
+        os.close(root)
+
+
+def _fresh(target: str, fstype: str, attr: int = 0, **options: str | None) -> Place:
+    shown = "".join(f",{k}={v}" if v else f",{k}" for k, v in options.items())
+    return Place(target, lambda: m.fsmount(fstype, attr, **options), f"{fstype}{shown}")
+
+
+def _node(name: str) -> Place:
+    source = f"/dev/{name}"
+    return Place(
+        f"dev/{name}", lambda: m.open_tree(source, m.OPEN_TREE_CLONE), f"host's {source}", False
+    )
+
+
+def _link(target: str, to: str) -> Make:
+    return Make(target, lambda path: os.symlink(to, path), f"link to {to}")
+
+
+def _file(target: str, text: bytes) -> Make:
+    def write(path: str) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        os.write(fd, text)
+        os.close(fd)
+
+    return Make(target, write, "file")
+
+
+def _mknod(target: str, kind: int, what: str) -> Make:
+    return Make(target, lambda path: os.mknod(path, kind), what)
+
+
+@record
+class Seen:
+    """What the mount plan has to know of one VPS."""
+
+    container: str  # value of container=, as in the environment of init
+    uuid: str
+    shm_size: str = ""  # of /dev/shm, e.g. "86016k"; "" = the kernel's default
+
+
+Step = "Place | Make"
+
+
+def plan(seen: Seen) -> list[Place | Make]:
+    """Everything a VPS finds mounted, in order.
+
+    /sys is read-only because udevd, networkd and logind take a writable one for a real machine.
+    Since directories of /sys are covered, a whole sysfs and proc stay hidden under /dev: without
+    one fully visible instance the kernel refuses nested ones (mount_too_revealing)."""
+    empty_ro = {"size": "0", "nr_inodes": "1", "mode": "0555"}
+    return [
+        _fresh("proc", "proc", NOSUID | NODEV | NOEXEC),
+        _fresh("sys", "sysfs", RDONLY | NOSUID | NODEV | NOEXEC),
+        _fresh("sys/fs/cgroup", "cgroup2", NOSUID | NODEV | NOEXEC),
+        *(
+            _fresh(f"sys/{d}", "tmpfs", RDONLY | NOSUID | NODEV | NOEXEC, **empty_ro)
+            for d in ("block", "class/block", "dev/block", "firmware")
+            if os.path.isdir(f"/sys/{d}")
+        ),
+        _fresh("dev", "proc", NOSUID | NODEV | NOEXEC),
+        _fresh("dev", "sysfs", NOSUID | NODEV | NOEXEC),
+        _fresh("dev", "tmpfs", NOSUID | NOEXEC, mode="0755", size="65536k"),
+        *(_node(n) for n in ("null", "zero", "full", "random", "urandom", "tty")),
+        _fresh(
+            "dev/pts", "devpts", NOSUID | NOEXEC, ptmxmode="0666", mode="0620", gid="5"
+        ),
+        _fresh("dev/shm", "tmpfs", NOSUID | NODEV, mode="1777", **_size(seen.shm_size)),
+        _fresh("dev/mqueue", "mqueue", NOSUID | NODEV | NOEXEC),
+        _link("dev/ptmx", "pts/ptmx"),
+        _link("dev/fd", "/proc/self/fd"),
+        _link("dev/stdin", "/proc/self/fd/0"),
+        _link("dev/stdout", "/proc/self/fd/1"),
+        _link("dev/stderr", "/proc/self/fd/2"),
+        _fresh("run", "tmpfs", NOSUID | NODEV, mode="0755"),
+        Make("run/host", lambda path: os.mkdir(path, 0o755), "directory"),
+        _file("run/host/container-manager", seen.container.encode() + b"\n"),
+        _file("run/host/container-uuid", seen.uuid.encode() + b"\n"),
+        Make("run/host/inaccessible", lambda path: os.mkdir(path, 0o755), "directory"),
+        _mknod("run/host/inaccessible/reg", stat.S_IFREG, "file nobody may open"),
+        _mknod("run/host/inaccessible/fifo", stat.S_IFIFO, "fifo nobody may open"),
+        _mknod("run/host/inaccessible/sock", stat.S_IFSOCK, "socket nobody may open"),
+        # A character device 0:0 is the only node that mknod(2) allows here; systemd takes the
+        # socket where it wants a block device.
+        _mknod("run/host/inaccessible/chr", stat.S_IFCHR, "device 0:0"),
+        Make("run/host/inaccessible/dir", lambda path: os.mkdir(path, 0), "closed directory"),
+    ]
+
+
+def _size(size: str) -> dict[str, str | None]:
+    return {"size": size} if size else {}
+
+
+def enter_root(tree: int) -> None:
+    """The tree becomes "/", and the host's mounts are gone (pivot_root(2), the form with dots)."""
+    m.move_mount(tree, "/")
+    os.fchdir(tree)
+    m.pivot_root(".", ".")
+    m.umount2(".", m.MNT_DETACH)
+    os.chdir("/")
+
+
+def share() -> None:
+    """MS_SHARED on everything: services whose credentials are mounted for them need it (G9)."""
+    m.mount("none", "/", "none", m.MS_REC | m.MS_SHARED)
+
+
+def console(pty: bool) -> int:
+    """/dev/console: the slave of a pty of the VPS itself, whose master is returned; else null.
+
+    The pty comes from the devpts of the VPS, so its slave belongs to the root of the VPS."""
+    if not pty:
+        place("dev/console", m.open_tree("/dev/null", m.OPEN_TREE_CLONE), is_dir=False)
+        return -1
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    slave = f"/dev/pts/{pty_number(master)}"
+    place("dev/console", m.open_tree(slave, m.OPEN_TREE_CLONE), is_dir=False)
+    return master
+
+
+def pty_number(master: int) -> int:
+    """Unlock the slave of a pty master and tell its number (ioctl_tty(2))."""
+    fcntl.ioctl(master, _TIOCSPTLCK, bytes(4))
+    return int.from_bytes(fcntl.ioctl(master, _TIOCGPTN, bytes(4)), "little")
