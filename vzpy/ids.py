@@ -8,11 +8,11 @@ LOCAL_GID and LOCAL_IDS in its N.conf; the registry only says who else may not h
 
 from __future__ import annotations
 
-import fcntl
 import os
 
 from vzpy.errors import Exit, ValueInvalid, VzError
 from vzpy.kernel.process import starttime
+from vzpy.lockfile import Flock
 from vzpy.model import RANGE, IdRange
 from vzpy.record import record, replace
 
@@ -191,12 +191,12 @@ class Registry:
             entries[:] = [*others, *mine, Entry(ids, owner, "", "")]
 
     def bury(self, owner: Owner, tombstone: str) -> None:
-        """The private area is about to become `tombstone`: the range lasts as long as that does."""
+        """The private area is about to move to `tombstone`: the range lasts as long as that."""
         owner = _absolute(owner)
         with _Locked(self) as entries:
             entries[:] = [
                 replace(e, tombstone=tombstone, holder="")
-                if _same(e, owner) and not e.tombstone
+                if _same(e, owner) and not os.path.lexists(e.tombstone)
                 else e
                 for e in entries
             ]
@@ -246,14 +246,13 @@ class _Locked:
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             # A lock file of its own: the registry itself is replaced.
-            self.fd = os.open(f"{path}.lck", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.lock = Flock(f"{path}.lck").__enter__()
         except OSError as err:
             raise self.registry._broken(err) from err
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX)
             self.entries = self.registry.entries()
         except BaseException:
-            os.close(self.fd)
+            self.lock.__exit__()
             raise
         self.before = list(self.entries)
         return self.entries
@@ -265,7 +264,7 @@ class _Locked:
         except OSError as err:
             raise VzError.of("Unable to write the registry of id ranges", err) from err
         finally:
-            os.close(self.fd)
+            self.lock.__exit__()
 
     def _write(self) -> None:
         text = _HEADER + "".join(

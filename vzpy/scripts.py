@@ -1,7 +1,7 @@
 """Action scripts: the administrator's own programs around mount, umount, start and create.
 
 vps.KIND is the node's, N.KIND one VPS's, both in the folder of N.conf. They run on the host, with
-exactly the environment that the contract gives (config-files 7): nothing of the caller's is in it."""
+exactly the environment that the contract gives (config-files 7), and nothing of the caller's."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def execute(script: str, paths: NodePaths, ctid: int) -> str:
             setsigdef=_SIGNALS,
         )
     except OSError as err:
-        return "it needs a first line #!INTERPRETER" if err.errno == 8 else err.strerror
+        return "it needs a first line #!INTERPRETER" if err.errno == 8 else str(err.strerror)
     try:
         status = os.waitpid(pid, 0)[1]
     except ChildProcessError:
