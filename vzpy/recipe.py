@@ -18,22 +18,20 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-# key -> the type it has to have; every builder checks these, and its own REQUIRED
-KEYS = {
-    "summary": str,
-    "builder": str,
-    "arch": str,
-    "without": list,
-    "directories": dict,
-    "links": dict,
-    "files": dict,
-    "suite": str,
-    "variant": str,
-    "packages": list,
-    "exclude": list,
-    "options": list,
-    "setup": str,
+# builder -> its keys and the type of each; those of EVERY and REQUIRED have to be there
+EVERY = {"summary": str, "builder": str, "arch": str}
+BUILDERS: dict[str, dict[str, type]] = {
+    "busybox": {"without": list, "directories": dict, "links": dict, "files": dict},
+    "mmdebstrap": {
+        "suite": str,
+        "variant": str,
+        "packages": list,
+        "exclude": list,
+        "options": list,
+        "setup": str,
+    },
 }
+REQUIRED = {"busybox": ("directories", "files"), "mmdebstrap": ("suite",)}
 
 
 def folders(template_dir: str) -> tuple[str, ...]:
@@ -78,13 +76,18 @@ def load(path: str) -> dict[str, object]:
         raise wrong(problem or str(err), mark.line + 1 if mark else 0) from None
     if not isinstance(recipe, dict):
         raise wrong("a recipe is a mapping of keys to values")
+    builder = recipe.get("builder")
+    if builder not in BUILDERS:
+        known = " and ".join(BUILDERS)
+        raise wrong(f"builder is {builder!r}, known are {known}", _line(path, "builder"))
+    kinds = EVERY | BUILDERS[builder]
     for key, value in recipe.items():
-        kind = KEYS.get(key)
-        if kind is None:
-            raise wrong(f"unknown key {key!r}, known: {', '.join(KEYS)}", _line(path, key))
-        if not isinstance(value, kind):
-            raise wrong(f"{key} has to be a {kind.__name__}", _line(path, key))
-    for key in ("builder", "arch"):
+        if key not in kinds:
+            known = ", ".join(kinds)
+            raise wrong(f"unknown key {key!r}; {builder} knows {known}", _line(path, key))
+        if not isinstance(value, kinds[key]):
+            raise wrong(f"{key} has to be a {kinds[key].__name__}", _line(path, key))
+    for key in (*EVERY, *REQUIRED[builder]):
         if key not in recipe:
             raise wrong(f"{key} is missing")
     return recipe
@@ -104,17 +107,10 @@ def build(path: str, scratch: str, progress: Progress | None = None) -> str:
     scratch  an empty directory, for the tarball and what is only needed meanwhile
     Returns the tarball: SCRATCH/cache.tar or cache.tar.zst, cache.tar.gz. Raises VzError."""
     recipe = load(path)
-    builder = recipe["builder"]
-    if builder == "busybox":
+    if recipe["builder"] == "busybox":
         from vzpy import busybox
 
         return busybox.build(recipe, scratch)
-    if builder == "mmdebstrap":
-        from vzpy import mmdebstrap
+    from vzpy import mmdebstrap
 
-        return mmdebstrap.build(recipe, scratch, progress)
-    raise VzError(
-        f"{path}:{_line(path, 'builder')}: unknown builder {builder!r}",
-        Exit.FS_BAD_TMPL,
-        hint="Known are busybox and mmdebstrap.",
-    )
+    return mmdebstrap.build(recipe, scratch, progress)
