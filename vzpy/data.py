@@ -1,4 +1,4 @@
-"""Where the package's data files lie: in vzpy/templates once installed, beside vzpy/ in a checkout."""
+"""Where the package's data files lie: in vzpy/templates once installed, else beside vzpy/."""
 
 from __future__ import annotations
 

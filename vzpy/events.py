@@ -35,7 +35,8 @@ class Event:
         return f"{type(self).__name__}({given})"
 
 
-Report = "Callable[[Event], None]"
+if TYPE_CHECKING:
+    Report = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:

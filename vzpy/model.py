@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import zlib
+
 from vzpy.record import record
 
+DEFAULT_ETC = "/etc/vz"
 CTID_MAX = 2147483644
 RANGE = 65536
+NO_LIMIT = -1
 
 
 @record
@@ -25,7 +30,8 @@ class IdRange:
 
 @record
 class Limits:
-    """What is written into a VPS's cgroup before its first process; None = no limit asked.
+    """What is written into a VPS's cgroup before its first process; None = left alone,
+    NO_LIMIT = none.
 
     memory and swap in bytes, pids in tasks, cpu_weight in cpu.weight's 1..10000."""
 
@@ -44,6 +50,15 @@ class NodePaths:
     run: str
     state: str  # what lasts over a boot: vzreboot list, counters, id hints
     cgroup: str  # name of the node's cgroup below the cgroup2 mount: vz, or vz-<hash>
+
+    @classmethod
+    def of(cls, etc: str | None = None, run: str | None = None) -> NodePaths:
+        """The node of two folders, by default those of the environment (VZ_ETC, VZ_RUN)."""
+        etc = os.path.abspath(etc or os.environ.get("VZ_ETC") or DEFAULT_ETC)
+        run = os.path.abspath(run or os.environ.get("VZ_RUN") or "/run/vz")
+        if etc == DEFAULT_ETC:
+            return cls(etc, run, "/var/lib/vzctl", "vz")
+        return cls(etc, run, f"{etc}/var", f"vz-{zlib.crc32(os.fsencode(etc)):08x}")
 
     @property
     def conf(self) -> str:

@@ -1,0 +1,96 @@
+"""vz setup, doctor, cp: the commands that follow no contract, by click."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from vzpy import __version__
+from vzpy.commands.vz import tell
+from vzpy.model import NodePaths
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="The boot service: vz start|stop|status|restart|force-reload.",
+)
+@click.version_option(__version__, message="vz version %(version)s")
+def group() -> None:
+    """Set up, examine and serve a node of VPSs."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `vz ARGV...`; returns the exit code."""
+    try:
+        return int(group.main(argv, prog_name="vz", standalone_mode=False) or 0)
+    except click.ClickException as err:
+        err.show()
+        return err.exit_code
+    except click.Abort:
+        return 130
+
+
+@group.command()
+@click.option("--vzdir", metavar="DIR", help="Folder of VPSs and templates. [default: $VZDIR, /vz]")
+@click.option("--remove", is_flag=True, help="Take back what setup made and nobody has changed.")
+def setup(vzdir: str | None, remove: bool) -> int:
+    """Write the default vz.conf, the sample configurations, the data folders.
+
+    What exists is never touched, so it can be run again and again."""
+    from vzpy import nodesetup
+
+    paths = NodePaths.of()
+    if remove:
+        nodesetup.remove(paths, tell)
+    else:
+        vzdir = vzdir or os.environ.get("VZDIR") or nodesetup.VZDIR
+        nodesetup.setup(paths, vzdir, tell)
+    return 0
+
+
+@group.command()
+@click.option("--json", "as_json", is_flag=True, help="A JSON list instead of lines.")
+@click.option("--vps", "count", default=100, show_default=True, type=click.IntRange(1, 100000),
+              help="How many VPSs the kernel's limits have to do for.")
+@click.option("--fix", is_flag=True, help="Raise what is too low, in /etc/sysctl.d/99-vz.conf.")
+def doctor(as_json: bool, count: int, fix: bool) -> int:
+    """Try every ability of this machine that a VPS uses.
+
+    Exit code 0 when a VPS can start, else 1."""
+    from vzpy import doctor as room
+
+    findings = []
+    if fix:
+        from vzpy.doctor import host
+
+        for name, value in host.fix_sysctls(count).items():
+            click.echo(f"{name} = {value}", err=as_json)
+    for finding in room.examine(NodePaths.of(), count):
+        findings.append(finding)
+        if not as_json:
+            click.echo(finding.line())
+    able = room.can_start(findings)
+    if as_json:
+        import json
+
+        click.echo(json.dumps([vars(f) for f in findings], indent=1))
+    else:
+        click.echo("\nA VPS can start here." if able else "\nNo VPS can start here.")
+    return 0 if able else 1
+
+
+@group.command()
+@click.argument("source")
+@click.argument("target")
+def cp(source: str, target: str) -> int:
+    """Copy a file or folder into a VPS or out of it: N:PATH names one in VPS N.
+
+    Into a VPS, owners are its own users; out of it they are the same numbers on the host. Links
+    of the VPS never lead out of it. Devices and sockets are left out, set-user-ID bits dropped on
+    the way out."""
+    from vzpy.node import Node
+    from vzpy.story.cp import copy
+
+    copy(Node(), source, target, tell)
+    return 0
