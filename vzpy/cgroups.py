@@ -13,7 +13,7 @@ import os
 import select
 import time
 
-from vzpy.model import IdRange, Limits
+from vzpy.model import NO_LIMIT, IdRange, Limits
 
 CONTROLLERS = ("cpu", "memory", "pids", "io", "cpuset")
 # Files a delegatee may write, where /sys/kernel/cgroup/delegate does not say (before Linux 4.15).
@@ -104,11 +104,10 @@ _KNOBS = (
     ("cpu_weight", "cpu.weight"),
     ("cpu_max", "cpu.max"),
 )
-UNLIMITED = -1
 
 
 def _write_limit(path: str, name: str, value: int) -> bool:
-    text = "max" if value == UNLIMITED else str(value)
+    text = "max" if value == NO_LIMIT else str(value)
     if name == "cpu.max":
         text += " 100000"
     try:
@@ -137,10 +136,11 @@ def sweep(path: str) -> None:
         return
     for name in names:
         if name.startswith(".vz-"):
-            _rmdir(f"{path}/ve/{name}")
+            rmdir(f"{path}/ve/{name}")
 
 
-def _rmdir(path: str) -> bool:
+def rmdir(path: str) -> bool:
+    """Remove one cgroup; False while it is in use."""
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -236,7 +236,7 @@ def remove(path: str, timeout: float = 5) -> None:
             kill(path)
             await_event(path, "populated", 0, max(end - time.monotonic(), 0))
         for directory, _, _ in os.walk(path, topdown=False):
-            gone = _rmdir(directory)
+            gone = rmdir(directory)
         if not os.path.exists(path):
             return
         if time.monotonic() > end:

@@ -41,6 +41,7 @@ class Birth:
     filter: bytes
     seen: rootfs.Seen
     below: tuple[str, ...]
+    kind: str  # of init, for the facts
     pty: bool
 
 
@@ -63,7 +64,7 @@ def launch(birth: Birth, handed: Handed) -> int:
     try:
         return ns.launch(
             entry,
-            lambda pid: _tell(channel, pid),
+            lambda pid: tell(channel, pid),
             lambda: run(birth, channel, handed),
         )
     finally:
@@ -74,7 +75,7 @@ def _dup(fd: int) -> _socket.socket:
     return _socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
-def _tell(channel: Channel, pid: int) -> None:
+def tell(channel: Channel, pid: int) -> None:
     if pid > 0:
         channel.send(PID, b"%d" % pid)
     else:
@@ -135,26 +136,29 @@ def run(birth: Birth, channel: Channel, handed: Handed) -> None:
 
 
 def become_init(birth: Birth, sync: int) -> None:
-    """Capabilities, clean process, filter, exec: in this order, since each takes something that
-    the one before needs."""
+    """Console, clean process, filter, capabilities, exec: each takes something that those before
+    it need (the filter CAP_SYS_ADMIN, which --capability may switch off)."""
     console = os.open("/dev/console", os.O_RDWR | os.O_NOCTTY)
     for fd in range(3):
         os.dup2(console, fd)
-    ns.clean_process(keep=sync)
+    ns.clean_process([sync])
     process.prctl(process.PR_SET_SECUREBITS, 0)
-    caps.limit(birth.capabilities)
     seccomp.load(birth.filter)
-    execute(birth.init, list(birth.argv), dict(birth.env))
+    caps.limit(birth.capabilities)
+    for path in birth.init:
+        try_execve(path, list(birth.argv), dict(birth.env))
+    raise OSError(2, os.strerror(2), os.fsdecode(birth.init[0]))
 
 
-def execute(candidates: tuple[bytes, ...], argv: list[bytes], env: dict[bytes, bytes]) -> None:
-    """execve the first that exists; only the last error is raised."""
-    for number, path in enumerate(candidates, 1):
-        try:
-            os.execve(path, argv, env)
-        except OSError as err:
-            if number == len(candidates) or err.errno not in (2, 20):  # ENOENT, ENOTDIR
-                raise OSError(err.errno, os.strerror(err.errno), os.fsdecode(path)) from None
+def try_execve(path: bytes, argv: list[bytes], env: dict[bytes, bytes]) -> None:
+    """execve; returns when there is no such file, so that the next candidate is tried.
+
+    Raises OSError for every other failure."""
+    try:
+        os.execve(path, argv, env)
+    except OSError as err:
+        if err.errno not in (2, 20):  # ENOENT, ENOTDIR
+            raise OSError(err.errno, os.strerror(err.errno), os.fsdecode(path)) from None
 
 
 def poison_imports() -> None:

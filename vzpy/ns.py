@@ -174,10 +174,10 @@ def idmap_userns(text: bytes) -> int:
         os.waitpid(pid, 0)
 
 
-def clean_process(keep: int) -> None:
+def clean_process(keep: list[int]) -> None:
     """Last before exec: the task is as if the machine had just been switched on.
 
-    keep    a close-on-exec descriptor that can still tell why exec failed"""
+    keep    descriptors to spare: the close-on-exec one that can still tell why exec failed"""
     p.default_signals()
     os.umask(0o022)
     for reset in (p.new_session_keyring, p.reset_ioprio, p.reset_personality):
@@ -191,7 +191,7 @@ def clean_process(keep: int) -> None:
     except OSError:
         pass  # raising one's own niceness back to 0 needs CAP_SYS_NICE of the host
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    p.close_all_but([keep])
+    p.close_all_but(keep)
     os.setsid()
 
 

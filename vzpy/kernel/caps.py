@@ -37,3 +37,12 @@ def limit(bounding: int) -> None:
     low, high = bounding & 0xFFFFFFFF, bounding >> 32 & (1 << len(NAMES) - 32) - 1
     header = struct.pack("=Ii", _VERSION_3, 0)
     syscall(NR_capset, header, struct.pack("=6I", low, low, 0, high, high, 0))
+
+
+def bounding_of(pid: int) -> int:
+    """The bounding set of a running process (CapBnd of /proc/PID/status)."""
+    with open(f"/proc/{pid}/status") as f:
+        for line in f:
+            if line.startswith("CapBnd:"):
+                return int(line[7:], 16)
+    raise ProcessLookupError(3, "no such process", f"/proc/{pid}")

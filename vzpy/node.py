@@ -1,0 +1,89 @@
+"""A node: one set of VPSs with its configuration, state and cgroup."""
+
+from __future__ import annotations
+
+import os
+
+from vzpy import config, names
+from vzpy.events import silent
+from vzpy.log import Log
+from vzpy.model import CTID_MAX, NodePaths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vzpy.config import Config
+    from vzpy.events import Report
+    from vzpy.vps import VPS
+
+ETC, RUN, STATE = "/etc/vz", "/run/vz", "/var/lib/vzctl"
+
+
+class Node:
+    """What `vzctl` works on. Many nodes may live side by side on one machine.
+
+    etc       folder of vz.conf, conf/ and names/; default VZ_ETC, else /etc/vz
+    run       folder of state and sockets; default VZ_RUN, else /run/vz
+    skiplock  take no locks (vzctl --skiplock)
+
+    Raises ConfigError (10) when there is no readable vz.conf."""
+
+    def __init__(
+        self,
+        *,
+        etc: str | None = None,
+        run: str | None = None,
+        skiplock: bool = False,
+        program: str = "vzctl",
+    ) -> None:
+        etc = os.path.abspath(etc or os.environ.get("VZ_ETC") or ETC)
+        run = os.path.abspath(run or os.environ.get("VZ_RUN") or RUN)
+        self.paths = paths(etc, run)
+        self.skiplock = skiplock
+        self.config: Config = config.load_global(etc)
+        self.log = Log(
+            self.config.raw("LOGFILE") if self.config.raw("LOGGING") != "no" else None,
+            self.config.value("LOG_LEVEL") or 0,
+            program,
+        )
+
+    def vps(self, ctid: int | str) -> VPS:
+        """The VPS of a number or name; it need not exist yet.
+
+        Raises VzError 21."""
+        from vzpy.vps import VPS
+
+        return VPS(self, names.resolve(self.paths, str(ctid)))
+
+    def create(self, ctid: int | str, *, report: Report = silent, **params: object) -> VPS:
+        """Make a VPS: parameters by the names of the options of `vzctl create` and `set`
+        (ostemplate, config, layout, hostname, ipadd ...).
+
+        Raises VzError with the contract's code (vzctl-cli 4)."""
+        vps = self.vps(ctid)
+        vps.create(report=report, **params)
+        return vps
+
+    def ids(self) -> list[int]:
+        """Numbers of all VPSs with a configuration, ascending; 0, the host, is none."""
+        try:
+            found = os.listdir(self.paths.conf)
+        except OSError:
+            return []
+        numbers = (n.removesuffix(".conf") for n in found if n.endswith(".conf"))
+        return sorted(int(n) for n in numbers if n.isdigit() and 0 < int(n) <= CTID_MAX)
+
+    def __iter__(self) -> Iterator[VPS]:
+        return (self.vps(ctid) for ctid in self.ids())
+
+
+def paths(etc: str, run: str) -> NodePaths:
+    """Where a node keeps what it does not configure. Nodes beside the default one (VZ_ETC is not
+    /etc/vz) have a cgroup and lasting state of their own."""
+    if etc == ETC:
+        return NodePaths(etc=etc, run=run, state=STATE, cgroup="vz")
+    import hashlib
+
+    digest = hashlib.sha256(os.fsencode(os.path.realpath(etc))).hexdigest()[:8]
+    return NodePaths(etc=etc, run=run, state=f"{etc}/var", cgroup=f"vz-{digest}")

@@ -1,0 +1,1 @@
+"""The stories: each operation from beginning to end, in the order it happens."""

@@ -1,0 +1,212 @@
+"""Into a running VPS: exec, enter, and the scripts that run inside (vzctl-cli 2.7, 2.8).
+
+    tool                          launcher                          task
+      |  pidfd of init, leaf cgroup  |                                |
+      |  fork ---------------------->|  setns(pid)                    |
+      |                              |  clone3(PARENT, INTO_CGROUP)-->|
+      |<------- PID -----------------|                                |  setns(all others by pidfd)
+      |<------- READY [pty master] ---------------------------------- |  uid 0, cwd /, clean process
+      |<------- end of file: it runs;  ERROR: why it could not -------|  filter, capabilities, exec
+
+The task is born into the leaf while it still is the host's root, since a cgroup two trees away may
+only be entered with rights on the common ancestor; its own rights end with setns(user)."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from vzpy import cgroups, child, ns, rootfs, scripts, syscalls
+from vzpy.errors import NotRunning
+from vzpy.fault import fault
+from vzpy.kernel import caps, process, seccomp
+from vzpy.model import Facts, IdRange
+from vzpy.record import record
+from vzpy.sync import CONSOLE, PID, READY, Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.vps import VPS
+
+STEPS = ("exec-leaf", "exec-launch", "exec-ready")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+EXEC_ENV = {b"PATH": PATH.encode(), b"HOME": b"/", b"TERM": b"linux"}
+NO_PROGRAM = 127
+
+
+@record
+class Program:
+    """What runs inside: candidates are tried in order, each a path and its argv.
+
+    stdio  three descriptors; with pty the task makes one inside and ignores them"""
+
+    candidates: tuple[tuple[bytes, tuple[bytes, ...]], ...]
+    env: tuple[tuple[bytes, bytes], ...] = tuple(EXEC_ENV.items())
+    stdio: tuple[int, int, int] = (-1, -1, -1)
+    pty: bool = False
+
+
+def shell(line: bytes) -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:
+    """`sh -c LINE` of the guest: bash where it has one."""
+    return (
+        (b"/bin/bash", (b"/bin/bash", b"-c", line)),
+        (b"/bin/sh", (b"/bin/sh", b"-c", line)),
+    )
+
+
+def shell_reading_stdin() -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:
+    return ((b"/bin/bash", (b"/bin/bash",)), (b"/bin/sh", (b"/bin/sh",)))
+
+
+def program(argv: list[bytes]) -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:
+    """execvp: the words as they are, looked for in PATH inside."""
+    words = tuple(argv)
+    if b"/" in words[0]:
+        return ((words[0], words),)
+    return tuple((d.encode() + b"/" + words[0], words) for d in PATH.split(":"))
+
+
+class Task:
+    """A process inside, child of ours."""
+
+    def __init__(self, pid: int, leaf: str, master: int = -1) -> None:
+        self.pid, self.leaf, self.master = pid, leaf, master
+        self.pidfd = os.pidfd_open(pid)
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Exit status, or minus the signal; None when the timeout (seconds) ran out."""
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            if not poll.poll(None if timeout is None else timeout * 1000):
+                return None
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            os.close(self.pidfd)
+            # What it left running in the background keeps the leaf; the next exec sweeps it.
+            cgroups.rmdir(self.leaf)
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.returncode is None:
+            try:
+                process.pidfd_send_signal(self.pidfd, process.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
+    """Start a program inside; returns when it has been executed.
+
+    Raises NotRunning when init is gone; ChildError, an OSError, when no candidate can run."""
+    try:
+        init = os.pidfd_open(facts.pid)
+        bounding = caps.bounding_of(facts.pid)
+    except OSError:
+        raise NotRunning from None
+    ours, theirs = Channel.pair()
+    leaf_fd = -1
+    leaf = ""
+    pid = 0
+    try:
+        fault("exec-leaf")
+        name = f".vz-{os.getpid()}-{ours.fileno()}"
+        leaf = cgroups.leaf(facts.cgroup, IdRange(facts.base, facts.count), name)
+        leaf_fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        filter_ = syscalls.program(filter_cache)
+        keep = [theirs.fileno(), *(fd for fd in what.stdio if fd > 2)]
+        entry = ns.Entry(keep=tuple(keep), cgroup=leaf_fd, pidfd=init)
+        fault("exec-launch")
+        launcher = ns.launch(
+            entry,
+            lambda new: child.tell(theirs, new),
+            lambda: _inside(what, init, bounding, filter_, theirs),
+        )
+        theirs.close()
+        os.waitpid(launcher, 0)
+        pid = int(ours.expect(PID)[0])
+        fault("exec-ready")
+        return Task(pid, leaf, _until_executed(ours))
+    except BaseException:
+        if pid:
+            os.waitpid(pid, 0)
+        if leaf:
+            cgroups.rmdir(leaf)
+        raise
+    finally:
+        theirs.close()
+        ours.close()
+        os.close(init)
+        if leaf_fd >= 0:
+            os.close(leaf_fd)
+
+
+def _until_executed(ours: Channel) -> int:
+    """Hear the task out; the master of its pty, or -1."""
+    master = -1
+    while True:
+        word, _, fd = ours.receive()
+        if word == CONSOLE:
+            master = fd
+        elif not word:
+            return master
+
+
+def _inside(what: Program, init: int, bounding: int, filter_: bytes, channel: Channel) -> None:
+    """The life of the task (see the drawing above). Returns only when it failed."""
+    step = "exec-enter"
+    try:
+        ns.oom_score_default()
+        child.poison_imports()
+        process.setns(init, ns.EIGHT & ~process.CLONE_NEWPID)
+        ns.become_root()
+        os.chdir("/")
+        ns.clean_process(keep=[channel.fileno(), *what.stdio])
+        stdio = what.stdio
+        if what.pty:
+            step = "exec-pty"
+            stdio = _own_pty(channel)
+        channel.send(READY)
+        for target, fd in enumerate(stdio):
+            os.dup2(fd, target)
+        process.close_all_but([channel.fileno()])
+        seccomp.load(filter_)
+        caps.limit(bounding)
+        step = "exec"
+        for path, argv in what.candidates:
+            child.try_execve(path, list(argv), dict(what.env))
+        raise OSError(2, os.strerror(2), os.fsdecode(what.candidates[-1][0]))
+    except OSError as err:
+        channel.fail(step, err)
+
+
+def _own_pty(channel: Channel) -> tuple[int, int, int]:
+    """A pty from the VPS's devpts: its slave is our terminal, its master goes to the tool.
+
+    The guest may have put anything at that path: the tool checks what it gets."""
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    number = rootfs.pty_number(master)
+    slave = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_CLOEXEC)  # and controlling terminal
+    channel.send(CONSOLE, fd=master)
+    os.close(master)
+    return (slave, slave, slave)
+
+
+def run_script(vps: VPS, facts: Facts, kind: str) -> None:
+    """N.start or N.stop: its text goes to a shell inside; output is the caller's.
+
+    Raises ScriptFailed (79)."""
+    text = scripts.ct_script(vps.node.paths, vps.ctid, kind)
+    if text is None:
+        return
+    from vzpy.story.pump import run
+
+    path = f"{vps.node.paths.conf}/{vps.ctid}.{kind}"
+    try:
+        status = run(facts, shell_reading_stdin(), stdin=text, stdout=1, stderr=2).returncode
+    except OSError as err:
+        raise scripts.ScriptFailed.of(f"Error executing {kind} script {path}", err) from err
+    if status:
+        raise scripts.ScriptFailed(f"Error executing {kind} script {path}", step=f"{kind}-script")
+
+

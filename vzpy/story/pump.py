@@ -1,0 +1,198 @@
+"""Streams of a program inside: pipes between it and the caller, pumped until it ends.
+
+The guest never gets a descriptor of the caller's: with a terminal's it could type into the shell
+of the host's root. What it leaves running in the background may keep the pipes open; they are
+drained once when the program itself has ended, and nobody waits for them (vzctl-cli 2.7)."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from vzpy.errors import Exit, VzError
+from vzpy.model import Facts
+from vzpy.record import record
+from vzpy.story import enter
+
+_CHUNK = 65536
+_AGAIN = 11
+
+
+@record
+class Result:
+    """What a program inside came to: exit status (or minus the signal) and what was captured."""
+
+    returncode: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+def run(
+    facts: Facts,
+    candidates: tuple[tuple[bytes, tuple[bytes, ...]], ...],
+    *,
+    stdin: bytes | int = b"",
+    stdout: int | None = None,
+    stderr: int | None = None,
+    env: dict[bytes, bytes] | None = None,
+    timeout: float | None = None,
+    filter_cache: str | None = None,
+) -> Result:
+    """Run a program inside to its end.
+
+    stdin           bytes for it, or a descriptor that is read as long as it runs
+    stdout, stderr  descriptors to copy to; None = captured in the result
+    Raises what enter.spawn() does; VzError 15 when the timeout (seconds) expires."""
+    pipes = _Pipes(facts.base)
+    try:
+        task = enter.spawn(
+            facts,
+            enter.Program(
+                candidates, tuple((env or enter.EXEC_ENV).items()), stdio=pipes.inside()
+            ),
+            filter_cache,
+        )
+        pipes.close_inside()
+        pump = _Pump(task, pipes, stdin, stdout, stderr)
+        try:
+            pump.until_end(None if timeout is None else time.monotonic() + timeout)
+        except BaseException:
+            task.kill()
+            task.wait()
+            raise
+        return Result(task.wait() or 0, bytes(pump.captured[1]), bytes(pump.captured[2]))
+    finally:
+        pipes.close()
+
+
+class _Pipes:
+    """stdin, stdout and stderr of the program: (our end, its end) each.
+
+    They belong to the root of the VPS, or it could not reopen /dev/stdout."""
+
+    def __init__(self, owner: int) -> None:
+        self.pairs: list[list[int]] = []
+        for number in range(3):
+            r, w = os.pipe2(os.O_CLOEXEC)
+            os.fchown(r, owner, owner)
+            self.pairs.append([w, r] if number == 0 else [r, w])
+
+    def inside(self) -> tuple[int, int, int]:
+        return (self.pairs[0][1], self.pairs[1][1], self.pairs[2][1])
+
+    def close_inside(self) -> None:
+        for pair in self.pairs:
+            self._shut(pair, 1)
+
+    def shut(self, number: int) -> None:
+        """Close our end of one stream."""
+        self._shut(self.pairs[number], 0)
+
+    @staticmethod
+    def _shut(pair: list[int], end: int) -> None:
+        if pair[end] >= 0:
+            os.close(pair[end])
+            pair[end] = -1
+
+    def close(self) -> None:
+        self.close_inside()
+        for number in range(3):
+            self.shut(number)
+
+
+class _Pump:
+    def __init__(
+        self,
+        task: enter.Task,
+        pipes: _Pipes,
+        stdin: bytes | int,
+        stdout: int | None,
+        stderr: int | None,
+    ) -> None:
+        self.task, self.pipes = task, pipes
+        self.pending = stdin if isinstance(stdin, bytes) else b""
+        self.source = stdin if isinstance(stdin, int) else -1
+        self.targets = {1: stdout, 2: stderr}
+        self.captured = {1: bytearray(), 2: bytearray()}
+        for pair in pipes.pairs:
+            os.set_blocking(pair[0], False)
+
+    def until_end(self, deadline: float | None) -> None:
+        """Copy both ways until the program has ended.
+
+        Its end and our ends of the pipes are polled together; its input only while there is room,
+        the caller's only while nothing of it waits."""
+        while True:
+            poll = select.poll()
+            poll.register(self.task.pidfd, select.POLLIN)
+            for number in (1, 2):
+                if self.pipes.pairs[number][0] >= 0:
+                    poll.register(self.pipes.pairs[number][0], select.POLLIN)
+            into = self.pipes.pairs[0][0]
+            if into >= 0:
+                if self.pending:
+                    poll.register(into, select.POLLOUT)
+                elif self.source >= 0:
+                    poll.register(self.source, select.POLLIN)
+                else:
+                    self.pipes.shut(0)
+            wait = None if deadline is None else max(deadline - time.monotonic(), 0) * 1000
+            ready = [fd for fd, _ in poll.poll(wait)]
+            if not ready:
+                raise VzError("Execution timeout expired", Exit.EXEC_TIMEOUT)
+            for number in (1, 2):
+                if self.pipes.pairs[number][0] in ready:
+                    self._out(number)
+            if self.task.pidfd in ready:
+                for number in (1, 2):
+                    self._drain(number)
+                return
+            if into >= 0 and into in ready:
+                self._in(into)
+            elif self.source in ready:
+                self.pending = os.read(self.source, _CHUNK)
+                if not self.pending:
+                    self.source = -1
+
+    def _in(self, fd: int) -> None:
+        try:
+            self.pending = self.pending[os.write(fd, self.pending) :]
+        except BrokenPipeError:
+            self.pending, self.source = b"", -1
+            self.pipes.shut(0)
+        except BlockingIOError:
+            pass
+
+    def _out(self, number: int) -> bool:
+        """Copy one chunk; False when there is none now or never again."""
+        fd = self.pipes.pairs[number][0]
+        if fd < 0:
+            return False
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self.pipes.shut(number)
+            return False
+        target = self.targets[number]
+        if target is None:
+            self.captured[number] += data
+            return True
+        try:
+            while data:
+                data = data[os.write(target, data) :]
+        except OSError:  # the caller no longer listens: let the program know by SIGPIPE
+            self.pipes.shut(number)
+            return False
+        return True
+
+    def _drain(self, number: int) -> None:
+        """What lies in the pipe now. A background process may fill it for ever: one pipe's worth."""
+        for _ in range(_PIPE_MAX // _CHUNK + 1):
+            if not self._out(number):
+                return
+
+
+_PIPE_MAX = 1 << 20

@@ -1,0 +1,244 @@
+"""The story of a start, in the order the OpenVZ authors gave (DESIGN 2; vzctl-cli 2.2).
+
+Each step's undo stands beside it; a failure at any step leaves the VPS as it was."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+
+from vzpy import capabilities, cgroups, child, inits, ns, rootfs, state, syscalls, ubc
+from vzpy.errors import AlreadyRunning, Exit, VzError
+from vzpy.events import (
+    CpuLimit,
+    CpuUnits,
+    NotApplied,
+    StartFailed,
+    Started,
+    Starting,
+    Step,
+    Warned,
+)
+from vzpy.fault import fault
+from vzpy.kernel.process import boot_id, starttime
+from vzpy.model import Facts
+from vzpy.story import enter, parent
+from vzpy.story.mount import mount_root, umount_root
+from vzpy.story.teardown import tear_down
+from vzpy.sync import CONSOLE, GO, MAPPED, PID, READY, WARN, Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.events import Report
+    from vzpy.vps import VPS
+
+STEPS = ("owner", "cgroup", "limits", "launch", "maps", "facts", "ready", "start-script", "go")
+
+
+def start(vps: VPS, report: Report, force: bool = False, wait: bool = False) -> Facts:
+    """Start a VPS; returns when its init has been executed, with `wait` when it has booted.
+
+    Raises VzError: 105 disabled, 43, 32 running, 28, 47, 50, 79 and what the steps raise."""
+    check(vps, force)
+    report(Starting())
+    try:
+        with ExitStack() as undo:
+            facts = steps(vps, report, undo)
+            undo.pop_all()
+    except VzError as err:
+        err.step = err.step or "start"
+        report(StartFailed())
+        raise
+    except OSError as err:
+        report(StartFailed())
+        step = getattr(err, "step", "")
+        raise VzError.of(f"Cannot start{f' ({step})' if step else ''}", err, Exit.ENVCREATE,
+                         step=step) from err
+    report(Started())
+    return facts
+
+
+def check(vps: VPS, force: bool) -> None:
+    if vps.config.value("DISABLED") and not force:
+        raise VzError("Container start disabled", Exit.VE_START_DISABLED)
+    if not os.path.isdir(vps.private):
+        raise VzError(
+            f"Container private area {vps.private} does not exist", Exit.FS_NOPRVT
+        )
+    if vps.facts():
+        raise AlreadyRunning
+    if not ubc.is_vswap(vps.config):
+        missing = [key for key in ubc.REQUIRED if vps.config.value(key) is None]
+        if missing:
+            lines = (f"Error: required UB parameter {key.lower()} not set" for key in missing)
+            raise VzError("\n".join(lines), Exit.NOTENOUGHUBCPARAMS)
+
+
+def steps(vps: VPS, report: Report, undo: ExitStack) -> Facts:
+    node, ctid = vps.node, vps.ctid
+
+    def step(name: str) -> None:
+        report(Step(name=name))
+        fault(name)
+
+    step("owner")
+    vps.check_owner(report)
+    if rootfs.is_mounted(vps.root):
+        umount_root(vps, vps.root, report)
+    mount_root(vps, report)
+    undo.callback(umount_root, vps, vps.root, report, hooks=False)
+
+    step("cgroup")
+    cgroup = cgroups.path_of(node.paths.cgroup, ctid)
+    cgroups.remove(cgroup)  # of a VPS that was killed with its state
+    undo.callback(tear_down, node.paths, ctid, cgroup)
+    cgroups.make(cgroup, vps.ids)
+    step("limits")
+    not_applied = set_limits(vps, cgroup, report)
+
+    step("launch")
+    with Conversation(report) as talk:
+        birth, handed = prepare(vps, cgroup, talk)
+        by_daemon = parent.launch(node, birth, handed)
+        talk.handed_over()
+        pid = talk.born()
+        step("maps")
+        ns.write_maps(pid, vps.ids)
+        step("facts")
+        facts = facts_of(vps, pid, cgroup, birth.kind, by_daemon)
+        state.write_facts(node.paths, facts)
+        talk.ours.send(MAPPED)
+        step("ready")
+        if (console := talk.ready()) >= 0:
+            parent.keep_console(node, ctid, console)
+        step("start-script")
+        enter.run_script(vps, facts, "start")
+        step("go")
+        talk.go()
+        if by_daemon:
+            parent.watch(node, ctid)
+    if not_applied:
+        report(NotApplied(what=", ".join(not_applied)))
+    return facts
+
+
+def set_limits(vps: VPS, cgroup: str, report: Report) -> list[str]:
+    """Write the limits before the first process is born; what is left over is told once."""
+    limits = ubc.limits(vps.config)
+    refused = cgroups.limit(cgroup, limits)
+    if (percent := vps.config.value("CPULIMIT")) and "cpu.max" not in refused:
+        report(CpuLimit(value=percent))
+    report(CpuUnits(value=vps.config.value("CPUUNITS") or ubc.DEFAULT_CPUUNITS))
+    return [*ubc.explain(refused, limits), *vps.unserved()]
+
+
+def prepare(vps: VPS, cgroup: str, talk: Conversation) -> tuple[child.Birth, child.Handed]:
+    """All that the child needs, gathered while the host's paths and libraries are at hand."""
+    tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
+    talk.hand_over(tree, *(fd for _, fd in below))
+    kind = inits.kind_in_tree(tree)
+    vps.write_hostname(tree)
+    container = "lxc" if inits.uses_openrc(tree) else inits.INITS[kind].container
+    env = {
+        "HOME": "/",
+        "TERM": "linux",
+        "container": container,
+        "container_uuid": vps.uuid,
+    }
+    birth = child.Birth(
+        ids=vps.ids,
+        hostname=vps.hostname.encode(),
+        init=tuple(path.encode() for path in inits.INIT_PATHS),
+        argv=(b"init", *inits.INITS[kind].argv),
+        env=tuple((k.encode(), v.encode()) for k, v in env.items()),
+        capabilities=capabilities.bounding(vps.config.value("CAPABILITY") or {}),
+        filter=syscalls.program(vps.node.paths.state),
+        seen=rootfs.Seen(container=container, uuid=vps.uuid),
+        below=tuple(path for path, _ in below),
+        kind=kind,
+        pty=parent.answers(vps.node),
+    )
+    handed = child.Handed(
+        sync=talk.theirs.fileno(),
+        cgroup=talk.hand_over(os.open(f"{cgroup}/ve", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)),
+        root=tree,
+        below=tuple(fd for _, fd in below),
+    )
+    return birth, handed
+
+
+def facts_of(vps: VPS, pid: int, cgroup: str, kind: str, by_daemon: bool) -> Facts:
+    return Facts(
+        ctid=vps.ctid,
+        pid=pid,
+        starttime=starttime(pid),
+        boot_id=boot_id(),
+        layout=vps.layout,
+        private=vps.private,
+        root=vps.root,
+        base=vps.ids.base,
+        count=vps.ids.count,
+        cgroup=cgroup,
+        init=kind,
+        daemon=by_daemon,
+        started=time.time(),
+    )
+
+
+class Conversation:
+    """The parent's side of sync.py, with the descriptors that only the child needs."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.ours, self.theirs = Channel.pair()
+        self._handed: list[int] = []
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handed_over()
+        self.ours.close()
+
+    def hand_over(self, *fds: int) -> int:
+        self._handed += fds
+        return fds[0]
+
+    def handed_over(self) -> None:
+        """The child has its copies: close ours, or its death would not be seen."""
+        self.theirs.close()
+        while self._handed:
+            os.close(self._handed.pop())
+
+    def born(self) -> int:
+        return int(self.ours.expect(PID)[0])
+
+    def ready(self) -> int:
+        """Hear the child out until READY; the master of its console, -1 when it has none."""
+        console = -1
+        while True:
+            word, fields, fd = self.ours.receive()
+            if word == CONSOLE:
+                console = fd
+            elif word == WARN:
+                self.report(Warned(text=f"Warning: {fields[0].decode(errors='replace')}"))
+            elif word == READY:
+                return console
+            else:
+                raise VzError("The first process of the container has died", Exit.ENVCREATE)
+
+    def go(self) -> None:
+        """GO, and the silence after it: a socket closed by exec.
+
+        Raises VzError 47 when init cannot be executed."""
+        self.ours.send(GO)
+        try:
+            self.ours.receive()
+        except OSError as err:
+            raise VzError(
+                "Unable to start init, probably incorrect template",
+                Exit.FS_BAD_TMPL,
+                errno=err.errno or 0,
+                hint=f"{err.filename}: {err.strerror}",
+            ) from err
