@@ -1,1 +1,1 @@
-"""One file a tool or vzctl action: options, one library call, events turned into text, exit code."""
+"""One file a tool or vzctl action: options, one library call, events as text, exit code."""
