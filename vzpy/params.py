@@ -42,16 +42,13 @@ class Column:
 
 @record
 class Option:
-    """One option of a command line. kind "" = a flag without a value.
-
-    repeat: a second occurrence is ignored ("first"), wins ("last") or adds ("list")."""
+    """One option of a command line; kind "" is a flag without a value."""
 
     name: str
     kind: str = ""
     help: str = ""
     aliases: tuple[str, ...] = ()
     short: str = ""
-    repeat: str = "first"
     key: str = ""  # the parameter it changes
     req_save: int = 0  # exit code without --save; 0 = --save is not needed
 
@@ -74,7 +71,6 @@ class Param:
     restart: str = ""
     req_save: int = 0
     scope: str = BOTH
-    aliases: tuple[str, ...] = ()
     short: str = ""
     column: Column | None = None
 

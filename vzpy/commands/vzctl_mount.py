@@ -1,0 +1,15 @@
+"""vzctl mount and umount (vzctl-cli 2.5)."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.commands.vzctl import Call
+
+
+def run(call: Call) -> int:
+    if call.action.name == "mount":
+        call.vps.mount(report=call.report)
+    else:
+        call.vps.umount(report=call.report)
+    return 0

@@ -1,0 +1,12 @@
+"""vzctl set (vzctl-cli 3)."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.commands.vzctl import Call
+
+
+def run(call: Call) -> int:
+    call.vps.set(report=call.report, **call.given)
+    return 0

@@ -1,0 +1,12 @@
+"""vzctl stop: halt and unmount; a stopped VPS is no failure (vzctl-cli 2.3)."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.commands.vzctl import Call
+
+
+def run(call: Call) -> int:
+    call.vps.stop(report=call.report, **call.given)
+    return 0
