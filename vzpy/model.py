@@ -7,7 +7,7 @@ import zlib
 
 from vzpy.record import record
 
-DEFAULT_ETC = "/etc/vz"
+ETC, RUN, STATE = "/etc/vz", "/run/vz", "/var/lib/vzctl"
 CTID_MAX = 2147483644
 RANGE = 65536
 NO_LIMIT = -1
@@ -53,12 +53,15 @@ class NodePaths:
 
     @classmethod
     def of(cls, etc: str | None = None, run: str | None = None) -> NodePaths:
-        """The node of two folders, by default those of the environment (VZ_ETC, VZ_RUN)."""
-        etc = os.path.abspath(etc or os.environ.get("VZ_ETC") or DEFAULT_ETC)
-        run = os.path.abspath(run or os.environ.get("VZ_RUN") or "/run/vz")
-        if etc == DEFAULT_ETC:
-            return cls(etc, run, "/var/lib/vzctl", "vz")
-        return cls(etc, run, f"{etc}/var", f"vz-{zlib.crc32(os.fsencode(etc)):08x}")
+        """The node of two folders, by default those of VZ_ETC and VZ_RUN.
+
+        Nodes beside the default one have lasting state and a cgroup of their own."""
+        etc = os.path.abspath(etc or os.environ.get("VZ_ETC") or ETC)
+        run = os.path.abspath(run or os.environ.get("VZ_RUN") or RUN)
+        if etc == ETC:
+            return cls(etc, run, STATE, "vz")
+        digest = zlib.crc32(os.fsencode(os.path.realpath(etc)))
+        return cls(etc, run, f"{etc}/var", f"vz-{digest:08x}")
 
     @property
     def conf(self) -> str:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from vzpy.events import Report
     from vzpy.vps import VPS
 
-ETC, RUN, STATE = "/etc/vz", "/run/vz", "/var/lib/vzctl"
-
 
 class Node:
     """What `vzctl` works on. Many nodes may live side by side on one machine.
@@ -37,11 +35,9 @@ class Node:
         skiplock: bool = False,
         program: str = "vzctl",
     ) -> None:
-        etc = os.path.abspath(etc or os.environ.get("VZ_ETC") or ETC)
-        run = os.path.abspath(run or os.environ.get("VZ_RUN") or RUN)
-        self.paths = paths(etc, run)
+        self.paths = NodePaths.of(etc, run)
         self.skiplock = skiplock
-        self.config: Config = config.load_global(etc)
+        self.config: Config = config.load_global(self.paths.etc)
         self.log = Log(
             self.config.raw("LOGFILE") if self.config.raw("LOGGING") != "no" else None,
             self.config.value("LOG_LEVEL") or 0,
@@ -76,14 +72,3 @@ class Node:
 
     def __iter__(self) -> Iterator[VPS]:
         return (self.vps(ctid) for ctid in self.ids())
-
-
-def paths(etc: str, run: str) -> NodePaths:
-    """Where a node keeps what it does not configure. Nodes beside the default one (VZ_ETC is not
-    /etc/vz) have a cgroup and lasting state of their own."""
-    if etc == ETC:
-        return NodePaths(etc=etc, run=run, state=STATE, cgroup="vz")
-    import hashlib
-
-    digest = hashlib.sha256(os.fsencode(os.path.realpath(etc))).hexdigest()[:8]
-    return NodePaths(etc=etc, run=run, state=f"{etc}/var", cgroup=f"vz-{digest}")
