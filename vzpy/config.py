@@ -93,10 +93,14 @@ class Config:
 
     def raw(self, key: str) -> str | None:
         """The text that holds, or None; $VEID is substituted in VE_ROOT and VE_PRIVATE."""
-        text = next((text for text, _, _ in self._found(key)), None)
+        text = self.literal(key)
         if text is not None and key in _SUBSTITUTED:
             text = text.replace("$VEID", str(self.ctid))
         return text
+
+    def literal(self, key: str) -> str | None:
+        """The text that holds, as its file has it: with $VEID."""
+        return next((text for text, _, _ in self._found(key)), None)
 
     def own(self, key: str) -> str | None:
         """The text in N.conf itself."""

@@ -31,7 +31,16 @@ _TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430
 
 
 def mount_overlay(tree: str, private: str, root: str, lower_ids: int) -> None:
-    """VE_ROOT = the template's tree below VE_PRIVATE/upper.
+    """VE_ROOT = the template's tree below VE_PRIVATE/upper (see overlay())."""
+    fd = overlay(tree, private, lower_ids)
+    try:
+        m.move_mount(fd, root)
+    finally:
+        os.close(fd)
+
+
+def overlay(tree: str, private: str, lower_ids: int) -> int:
+    """The template's tree below VE_PRIVATE/upper: a detached mount, gone with its descriptor.
 
     lower_ids  descriptor of a user namespace: owners of the tree, 0.., are shown as the VPS's
 
@@ -45,7 +54,7 @@ def mount_overlay(tree: str, private: str, root: str, lower_ids: int) -> None:
     try:
         m.move_mount(lower, work)
         try:
-            overlay = m.fsmount(
+            return m.fsmount(
                 "overlay",
                 source="vz",
                 lowerdir=f"/proc/self/fd/{lower}",
@@ -54,10 +63,6 @@ def mount_overlay(tree: str, private: str, root: str, lower_ids: int) -> None:
             )
         finally:
             m.umount2(f"/proc/self/fd/{lower}", m.MNT_DETACH)
-        try:
-            m.move_mount(overlay, root)
-        finally:
-            os.close(overlay)
     finally:
         for fd in (lower, upper, work):
             os.close(fd)
