@@ -2,8 +2,8 @@
 
 A distribution is known by its files, not by its template's name. All is done on the mounted root,
 before the VPS runs or while it runs, so every path is the guest's: it is opened with openat2(2),
-RESOLVE_IN_ROOT, and a file is replaced by a new one beside it, never written through. The ids of
-the guest's root on the host are `shift`, what LOCAL_UID says."""
+RESOLVE_IN_ROOT, and a file is replaced by a new one beside it, never written through. `shift` is
+what the guest's root is on the host."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ import stat
 
 from vzpy.errors import Exit, VzError
 from vzpy.kernel.mount import openat2
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.model import IdRange
 
 MAX_SIZE = 1 << 20  # a configuration file of a guest that is longer is left alone
 HOSTS_MARK = "# Auto-generated hostname. Please do not remove this comment."
@@ -27,11 +31,12 @@ HOSTNAME_FILES = (
 SHELL = "/bin/sh"
 
 
-def post_create(root: int, shift: int = 0) -> None:
+def post_create(root: int, ids: IdRange) -> None:
     """What a new VPS must not have from its template, and what it must have (config-files 8).
 
     root  descriptor of the mounted root
     Raises VzError of what could not be written."""
+    shift = ids.base
     _lock_root(root, shift)
     _forget_identity(root, shift)
     _ensure_hosts(root, shift)
@@ -83,13 +88,14 @@ def spread_crontab(text: bytes, dice: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def set_hostname(root: int, hostname: str, shift: int = 0, address: str = "") -> None:
+def set_hostname(root: int, hostname: str, ids: IdRange, address: str = "") -> None:
     """Keep the host name where the distribution looks for it, and resolvable in /etc/hosts.
 
     address  the VPS's first address; without one, 127.0.1.1 stands for it
     Errors: 70 a name that no distribution could keep."""
     if not hostname or not all(c.isalnum() or c in "-._" for c in hostname) or hostname[0] == "-":
         raise VzError(f"Invalid hostname: {hostname}", Exit.BADHOSTNAME)
+    shift = ids.base
     for number, (path, key) in enumerate(HOSTNAME_FILES):
         if number and not exists(root, path):
             continue

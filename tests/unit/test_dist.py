@@ -9,6 +9,9 @@ import pytest
 
 from vzpy import dist
 from vzpy.errors import VzError
+from vzpy.model import IdRange
+
+OWN = IdRange(os.getuid())
 
 
 @pytest.fixture
@@ -28,8 +31,8 @@ def test_hostname_in_every_form(tree, root):
     (tree / "etc/sysconfig").mkdir()
     (tree / "etc/sysconfig/network").write_text("NETWORKING=yes\nHOSTNAME=old\n")
     (tree / "etc/hosts").write_text("127.0.0.1 localhost\n")
-    dist.set_hostname(root, "a.example.com", os.getuid(), "10.0.0.1")
-    dist.set_hostname(root, "b", os.getuid())
+    dist.set_hostname(root, "a.example.com", OWN, "10.0.0.1")
+    dist.set_hostname(root, "b", OWN)
     assert (tree / "etc/hostname").read_text() == "b\n"
     assert (tree / "etc/sysconfig/network").read_text() == 'NETWORKING=yes\nHOSTNAME="b"\n'
     assert (tree / "etc/hosts").read_text() == (
@@ -45,7 +48,7 @@ def test_hosts_names_the_short_form_too():
 @pytest.mark.parametrize("name", ["", "a b", "a\nb", "$(id)", "-x", 'a"b'])
 def test_hostname_refused(root, name):
     with pytest.raises(VzError) as error:
-        dist.set_hostname(root, name)
+        dist.set_hostname(root, name, OWN)
     assert error.value.code == 70
 
 
@@ -55,8 +58,8 @@ def test_links_that_point_out_are_the_guests(tree, root, tmp_path_factory):
     for name in ("hostname", "hosts", "shadow", "machine-id"):
         (outside / name).write_text("root::0:0:\n")
         (tree / "etc" / name).symlink_to(outside / name)
-    dist.set_hostname(root, "guest", os.getuid())
-    dist.post_create(root, os.getuid())
+    dist.set_hostname(root, "guest", OWN)
+    dist.post_create(root, OWN)
     for name in ("hostname", "hosts", "shadow", "machine-id"):
         assert (outside / name).read_text() == "root::0:0:\n"
     assert (tree / "etc/hostname").read_text() == "guest\n"
@@ -66,8 +69,8 @@ def test_a_folder_that_points_out(tmp_path, tmp_path_factory):
     outside = tmp_path_factory.mktemp("host")
     (tmp_path / "etc").symlink_to(outside)
     fd = os.open(tmp_path, os.O_RDONLY)
-    dist.set_hostname(fd, "guest", os.getuid())
-    dist.post_create(fd, os.getuid())
+    dist.set_hostname(fd, "guest", OWN)
+    dist.post_create(fd, OWN)
     os.close(fd)
     assert list(outside.iterdir()) == []
 
@@ -75,7 +78,7 @@ def test_a_folder_that_points_out(tmp_path, tmp_path_factory):
 def test_a_link_inside_is_followed(tree, root):
     (tree / "etc/HOSTNAME").symlink_to("hostname")
     (tree / "etc/hostname").write_text("old\n")
-    dist.set_hostname(root, "new", os.getuid())
+    dist.set_hostname(root, "new", OWN)
     assert (tree / "etc/HOSTNAME").is_symlink()
     assert (tree / "etc/HOSTNAME").read_text() == "new\n"
 
@@ -84,8 +87,8 @@ def test_special_files_do_not_hang_us(tree, root):
     os.mkfifo(tree / "etc/shadow")
     os.mkfifo(tree / "etc/hosts")
     (tree / "etc/machine-id").mkdir()
-    dist.post_create(root, os.getuid())
-    dist.set_hostname(root, "x", os.getuid())
+    dist.post_create(root, OWN)
+    dist.set_hostname(root, "x", OWN)
     assert stat.S_ISFIFO((tree / "etc/hosts").stat().st_mode)
 
 
@@ -95,7 +98,7 @@ def test_post_create(tree, root):
     (tree / "etc/machine-id").write_text("0" * 32)
     (tree / "var/lib/dbus").mkdir(parents=True)
     (tree / "var/lib/dbus/machine-id").write_text("0" * 32)
-    dist.post_create(root, os.getuid())
+    dist.post_create(root, OWN)
     assert (tree / "etc/shadow").read_text() == "daemon::1\nroot:!!:19000:0:::\n"
     assert stat.S_IMODE((tree / "etc/shadow").stat().st_mode) == 0o600
     assert (tree / "etc/machine-id").read_text() == ""
