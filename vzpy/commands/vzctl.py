@@ -86,7 +86,7 @@ def _main(argv: list[str], out: Output) -> int:
         raise UsageError(f"Bad command: {words[0]}")
     if len(words) < 2:
         raise VzError("CT ID missing", Exit.INVALID_PARAMETER_VALUE)
-    ctid = names.resolve(paths(), words[1])
+    ctid = names.resolve(NodePaths.of(), words[1])
     node = Node(skiplock=skiplock)
 
     given: Given = {}
