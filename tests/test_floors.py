@@ -23,7 +23,7 @@ FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "d
            "lockfile", "elf"}
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {
-    "config": {"config", "values", "options"},
+    "config": {"config", "values", "amounts", "words", "options", "edits", "names"},
     "template": {"template", "recipe", "busybox", "mmdebstrap", "aptsources", "treecheck",
                  "unpack", "untar", "vztmp"},
 }

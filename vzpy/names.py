@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from vzpy.errors import Exit, VzError
+from vzpy.model import CTID_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,14 @@ def is_legal(name: str) -> bool:
 def lookup(folder: str, word: str) -> int | None:
     """What a command's CTID or name means: a number is itself, whatever names there are."""
     return int(word) if _is_number(word) and len(word) < 20 else _target(folder, word)
+
+
+def resolve(paths: NodePaths, word: str) -> int:
+    """lookup() for whoever needs an answer. Raises VzError 21."""
+    ctid = lookup(paths.names, word)
+    if ctid is None or ctid > CTID_MAX:
+        raise VzError(f"Bad CT ID {word}", Exit.INVALID_PARAMETER_VALUE)
+    return ctid
 
 
 def find(paths: NodePaths, name: str) -> int | None:
