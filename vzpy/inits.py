@@ -27,18 +27,21 @@ class Init:
 
     halt, reboot  ways to try in order: a signal number, or the words of a command run inside
     container     value of container= that this init's scripts know (gotcha G2)
-    argv          what follows the path; sysvinit wants room there to show its runlevel"""
+    argv          what follows the path; sysvinit wants room there to show its runlevel
+    waits         reads its signals by sigtimedwait(2), blocked since its first instructions: none
+                  is lost, and none shows in /proc/PID/status while it waits"""
 
     halt: tuple[int | tuple[str, ...], ...]
     reboot: tuple[int | tuple[str, ...], ...]
     container: str = "vzpy"
     argv: tuple[bytes, ...] = ()
+    waits: bool = False
 
 
 _ROOM = (b"-z", b"      ")
 INITS = {
     "systemd": Init((_RTMIN_3,), (_RTMIN_5,), argv=_ROOM),
-    "busybox": Init((p.SIGUSR2, p.SIGUSR1), (p.SIGTERM,)),
+    "busybox": Init((p.SIGUSR2,), (p.SIGTERM,), waits=True),
     "openrc": Init(
         (("openrc-shutdown", "-p", "now"), ("halt",)), (("openrc-shutdown", "-r", "now"),), "lxc"
     ),
@@ -134,6 +137,7 @@ def ask(
     pidfd: int,
     pid: int,
     ways: tuple[int | tuple[str, ...], ...],
+    waits: bool,
     run: Callable[[tuple[str, ...]], int],
     gone: Callable[[float], bool],
     tell: Callable[[str], None],
@@ -141,6 +145,7 @@ def ask(
 ) -> bool:
     """Ask an init to halt (or reboot) by each way until one is taken.
 
+    waits  see Init
     run    runs a command inside; its exit status, 127 when there is no such program
     gone   waits so many seconds for the init to end; True when it did
     tell   is told the way that is tried
@@ -148,7 +153,8 @@ def ask(
     end = time.monotonic() + timeout
     for way in ways:
         if isinstance(way, int):
-            if not _wait_for_handler(pid, way, min(end, time.monotonic() + _HANDLER_WAIT), gone):
+            handler_by = min(end, time.monotonic() + _HANDLER_WAIT)
+            if not waits and not _wait_for_handler(pid, way, handler_by, gone):
                 continue
             tell(f"signal {way}")
             try:

@@ -20,7 +20,7 @@ The socket is SOCK_SEQPACKET and close-on-exec: one message a packet, words join
 that dies closes it, and a child that reads end of file exits without having run anything of the
 guest. A child that fails says ERROR with the step, errno, path and text of its OSError, and the
 parent raises the same; if nobody listens any more the child says it on stderr. exec and enter use
-PID, READY and ERROR in the same way."""
+PID, CONSOLE and ERROR in the same way."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import config, ids, rootfs, state
+from vzpy import ids, rootfs, state
 from vzpy.errors import Exit, NoSuchVPS, NotRunning, VzError
 from vzpy.events import silent
 from vzpy.model import IdRange
@@ -113,6 +113,11 @@ class VPS:
     @property
     def hostname(self) -> str:
         return self.config.value("HOSTNAME") or self.config.value("NAME") or f"vps{self.ctid}"
+
+    @property
+    def stop_timeout(self) -> int:
+        """Seconds that a halt may take."""
+        return self.config.value("STOP_TIMEOUT") or 120
 
     @property
     def uuid(self) -> str:

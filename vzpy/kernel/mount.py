@@ -94,12 +94,12 @@ def move_mount(fd: int, to: str | int, dirfd: int = AT_FDCWD) -> None:
 def fsmount(fstype: str, attr: int = 0, **options: str | None) -> int:
     """fsopen, fsconfig and fsmount in one: a detached mount of a new superblock.
 
-    options  key=value, or key=None for a flag
+    options  key=value, or key=None for a flag; the source is the type's name where none is given
     Raises OSError with the kernel's message where it gives one (read from the context)."""
     fs = syscall(NR_fsopen, fstype.encode(), FSOPEN_CLOEXEC)
     try:
         try:
-            for key, value in options.items():
+            for key, value in {"source": fstype, **options}.items():
                 if value is None:
                     syscall(NR_fsconfig, fs, FSCONFIG_SET_FLAG, key.encode(), None, 0)
                 else:

@@ -5,7 +5,7 @@
       |  fork ---------------------->|  setns(pid)                    |
       |                              |  clone3(PARENT, INTO_CGROUP)-->|
       |<------- PID -----------------|                                |  setns(all others by pidfd)
-      |<------- READY [pty master] ---------------------------------- |  uid 0, cwd /, clean process
+      |<------- CONSOLE [pty master] -------------------------------- |  uid 0, cwd /, clean process
       |<------- end of file: it runs;  ERROR: why it could not -------|  filter, capabilities, exec
 
 The task is born into the leaf while it still is the host's root, since a cgroup two trees away may
@@ -22,7 +22,7 @@ from vzpy.fault import fault
 from vzpy.kernel import caps, process, seccomp
 from vzpy.model import Facts, IdRange
 from vzpy.record import record
-from vzpy.sync import CONSOLE, PID, READY, Channel
+from vzpy.sync import CONSOLE, PID, Channel, ChildError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,12 +124,14 @@ def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
         )
         theirs.close()
         os.waitpid(launcher, 0)
-        pid = int(ours.expect(PID)[0])
+        pid, master, failure = _hear_out(ours)
         fault("exec-ready")
-        return Task(pid, leaf, _until_executed(ours))
+        if failure or not pid:
+            raise failure or NotRunning
+        return Task(pid, leaf, master)
     except BaseException:
         if pid:
-            os.waitpid(pid, 0)
+            reap(pid)
         if leaf:
             cgroups.rmdir(leaf)
         raise
@@ -141,15 +143,32 @@ def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
             os.close(leaf_fd)
 
 
-def _until_executed(ours: Channel) -> int:
-    """Hear the task out; the master of its pty, or -1."""
-    master = -1
+def _hear_out(ours: Channel) -> tuple[int, int, OSError | None]:
+    """All that launcher and task say, in whatever order, until the task has been executed or is
+    gone: its pid, the master of its pty, what failed."""
+    pid, master = 0, -1
+    failure: OSError | None = None
     while True:
-        word, _, fd = ours.receive()
-        if word == CONSOLE:
+        try:
+            word, fields, fd = ours.receive()
+        except ChildError as err:
+            failure = err
+            continue
+        if word == PID:
+            pid = int(fields[0])
+        elif word == CONSOLE:
             master = fd
         elif not word:
-            return master
+            return pid, master, failure
+
+
+def reap(pid: int) -> None:
+    """Kill a task that is of no use any more, and take its status."""
+    try:
+        os.kill(pid, process.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
 
 
 def _inside(what: Program, init: int, bounding: int, filter_: bytes, channel: Channel) -> None:
@@ -166,7 +185,6 @@ def _inside(what: Program, init: int, bounding: int, filter_: bytes, channel: Ch
         if what.pty:
             step = "exec-pty"
             stdio = _own_pty(channel)
-        channel.send(READY)
         for target, fd in enumerate(stdio):
             os.dup2(fd, target)
         process.close_all_but([channel.fileno()])

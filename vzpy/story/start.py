@@ -8,7 +8,8 @@ import os
 import time
 from contextlib import ExitStack
 
-from vzpy import capabilities, cgroups, child, inits, ns, rootfs, state, syscalls, ubc
+from vzpy import capabilities, cgroups, child, dist, inits, ns, rootfs, state, syscalls, ubc
+from vzpy import params as table
 from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import (
     CpuLimit,
@@ -23,13 +24,14 @@ from vzpy.events import (
 from vzpy.fault import fault
 from vzpy.kernel.process import boot_id, starttime
 from vzpy.model import Facts
-from vzpy.story import enter, parent
+from vzpy.story import enter, owner, parent
 from vzpy.story.mount import mount_root, umount_root
 from vzpy.story.teardown import tear_down
 from vzpy.sync import CONSOLE, GO, MAPPED, PID, READY, WARN, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.vps import VPS
 
@@ -83,7 +85,7 @@ def steps(vps: VPS, report: Report, undo: ExitStack) -> Facts:
         fault(name)
 
     step("owner")
-    vps.check_owner(report)
+    owner.settle(vps, report)
     if rootfs.is_mounted(vps.root):
         umount_root(vps, vps.root, report)
     mount_root(vps, report)
@@ -130,7 +132,23 @@ def set_limits(vps: VPS, cgroup: str, report: Report) -> list[str]:
     if (percent := vps.config.value("CPULIMIT")) and "cpu.max" not in refused:
         report(CpuLimit(value=percent))
     report(CpuUnits(value=vps.config.value("CPUUNITS") or ubc.DEFAULT_CPUUNITS))
-    return [*ubc.explain(refused, limits), *vps.unserved()]
+    return [*ubc.explain(refused, limits), *unserved(vps.config)]
+
+
+# Rooms that are there; what N.conf asks of another one is told at start.
+_SERVED = {table.CORE, table.NAME, table.CPU, table.GUEST, table.CAPS, table.FS}
+_SERVED_UBC = {"PHYSPAGES", "SWAPPAGES", "NUMPROC", "AVNUMPROC", "VM_OVERCOMMIT", "MEMINFO"}
+
+
+def unserved(config: Config) -> list[str]:
+    """Options of what N.conf asks for and this version does not apply."""
+    return [
+        param.option or param.key.lower()
+        for param in table.PARAMS
+        if config.own(param.key) is not None
+        and param.room not in _SERVED
+        and param.key not in _SERVED_UBC
+    ]
 
 
 def prepare(vps: VPS, cgroup: str, talk: Conversation) -> tuple[child.Birth, child.Handed]:
@@ -138,7 +156,8 @@ def prepare(vps: VPS, cgroup: str, talk: Conversation) -> tuple[child.Birth, chi
     tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
     talk.hand_over(tree, *(fd for _, fd in below))
     kind = inits.kind_in_tree(tree)
-    vps.write_hostname(tree)
+    if hostname := vps.config.value("HOSTNAME"):
+        dist.set_hostname(tree, hostname, vps.ids)
     container = "lxc" if inits.uses_openrc(tree) else inits.INITS[kind].container
     env = {
         "HOME": "/",
