@@ -12,9 +12,7 @@ from vzpy.errors import Exit, VzError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Progress = Callable[[int, int], None]
+    from vzpy.unpack import Progress
 
 STEPS = 15  # lines "I: ..." that mmdebstrap prints on its way
 LAST_LINES = 5

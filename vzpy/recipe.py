@@ -14,9 +14,7 @@ from vzpy.errors import Exit, VzError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Progress = Callable[[int, int], None]
+    from vzpy.unpack import Progress
 
 # builder -> its keys and the type of each; those of EVERY and REQUIRED have to be there
 EVERY = {"summary": str, "builder": str, "arch": str}

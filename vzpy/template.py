@@ -21,10 +21,10 @@ from vzpy.lockfile import Flock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    Report = Callable[[events.Event], None]
-    Progress = Callable[[int, int], None]  # done, total
+    from vzpy.events import Report
+    from vzpy.unpack import Progress as Progress
 
 SUFFIXES = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 HASH_DIGITS = 16
@@ -83,6 +83,16 @@ def cached(template_dir: str, name: str) -> str | None:
     """Path of the cache tarball, the first in the contract's order."""
     paths = (os.path.join(cache_dir(template_dir), name + suffix) for suffix in SUFFIXES)
     return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def cached_names(template_dir: str) -> list[str]:
+    """The names that have a cache tarball, sorted."""
+    try:
+        files = os.listdir(cache_dir(template_dir))
+    except FileNotFoundError:
+        return []
+    names = {file[: -len(s)] for file in files for s in SUFFIXES if file.endswith(s)}
+    return sorted(name for name in names if name and name[0] != ".")
 
 
 def find_cache(template_dir: str, name: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vzpy.model import IdRange
 
-    Progress = Callable[[int, int], None]  # bytes of the tarball read so far, its size
+    Progress = Callable[[int, int], None]  # done, total, in whatever the work is counted
 
 # magic, program, Debian's package, how many times larger the content is (templates.md 1)
 FORMATS = (

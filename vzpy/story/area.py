@@ -43,7 +43,7 @@ def fill(
     report(PostCreate())
     root = _open_root(area, layout, owner)
     try:
-        dist.post_create(root, owner.base)
+        dist.post_create(root, owner)
     finally:
         os.close(root)
 
