@@ -259,7 +259,7 @@ def save(path: str, changes: Mapping[str, str | None]) -> None:
         finally:
             os.close(fd)
         os.rename(tmp, target)
-        _sync_folder(os.path.dirname(target))
+        sync_folder(os.path.dirname(target))
     except (OSError, VzError) as err:
         try:
             os.unlink(tmp)
@@ -333,7 +333,8 @@ def _write(fd: int, data: bytes) -> None:
         data = data[os.write(fd, data) :]
 
 
-def _sync_folder(path: str) -> None:
+def sync_folder(path: str) -> None:
+    """What was renamed in a folder survives a power cut."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -202,10 +202,11 @@ class Registry:
             ]
 
     def free(self, owner: Owner) -> None:
-        """Give back a range that no file ever carried, or none carries any more."""
+        """Its taker wants the range no more: it is free unless files still carry it."""
         owner = _absolute(owner)
         with _Locked(self) as entries:
-            entries[:] = [e for e in entries if not _same(e, owner) or e.tombstone]
+            let_go = [replace(e, holder="") if _same(e, owner) else e for e in entries]
+            entries[:] = [e for e in let_go if not _same(e, owner) or e.held(False)]
 
     def _has(self, owner: Owner, ids: IdRange) -> bool:
         """The registry is as `claim` would leave it: read without the lock, whole by rename."""

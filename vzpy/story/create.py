@@ -7,14 +7,13 @@ and the next one takes back what the first had made."""
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
-from vzpy import actions, config, ids, names, options, params, rootfs, scripts, template, values
-from vzpy import vztmp
-from vzpy.errors import Exit, UsageError, ValueInvalid, VzError
+from vzpy import config, ids, names, rootfs, scripts, template, vztmp
+from vzpy.errors import Exit, VzError
 from vzpy.events import (
-    ConfExists,
     ConfigSaved,
     Created,
     CreateScriptFailed,
@@ -24,48 +23,32 @@ from vzpy.events import (
     Warned,
 )
 from vzpy.fault import fault
-from vzpy.record import record
 from vzpy.story import area
+from vzpy.story.create_plan import plan, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.node import Node
+    from vzpy.story.create_plan import Plan
     from vzpy.template import Progress
 
 STEPS = (
-    "ids", "scratch", "journal", "name", "build", "root", "private", "tree", "config", "create-script",
-)  # fmt: skip
+    "ids",
+    "scratch",
+    "journal",
+    "name",
+    "build",
+    "root",
+    "private",
+    "tree",
+    "config",
+    "create-script",
+)
 FAILED = "Creation of container private area failed"
 DESTROYED = ("conf", "premount", "mount", "umount", "postumount", "start", "stop")
-
-
-@record
-class Plan:
-    """What will be made, all checked."""
-
-    ctid: int
-    conf: str  # path of N.conf
-    base: str  # text that N.conf starts from: the sample, or an N.conf that was there
-    changes: dict[str, str]  # over it
-    private: str
-    root: str
-    layout: str
-    template_dir: str
-    template: str
-    name: str
-    local: tuple[str | None, str | None, str | None]  # LOCAL_UID, LOCAL_GID, LOCAL_IDS
-
-    @property
-    def scratch(self) -> str:
-        return f"{self.private}.tmp"
-
-    @property
-    def journal(self) -> str:
-        return f"{self.conf}.creating"
 
 
 def create(
@@ -84,143 +67,14 @@ def create(
     asked, sample = settings(given)
     try:
         recover(node, ctid)
-        plan = _plan(node, ctid, asked, sample, report)
+        planned = plan(node, ctid, asked, sample, report)
         with ExitStack() as undo:
-            _steps(node, plan, undo, report, progress)
+            _steps(node, planned, undo, report, progress)
             undo.pop_all()
     except VzError as err:
         err.message = f"{err.message}\n{FAILED}" if err.message else FAILED
         raise
     report(Created())
-
-
-def settings(given: Mapping[str, object]) -> tuple[dict[str, str], str | None]:
-    """Keywords as (parameter -> text of N.conf, name of the sample configuration).
-
-    Takes the options of create, and those of set that are a parameter each.
-    Raises UsageError, ValueInvalid."""
-    texts: dict[str, str] = {}
-    sample: str | None = None
-    own = {options.keyword(option) for option in actions.BY_NAME["create"].options}
-    for word, value in given.items():
-        action = "create" if word in own else "set"
-        for name, parsed in options.read(action, {word: value}).items():
-            option = next(
-                o for o in actions.BY_NAME[action].options if options.keyword(o) == name
-            )
-            if name == "config":
-                sample = parsed
-            elif option.key and (word in own or name in ("ram", "swap") or _is_plain(option.key, name)):
-                kind = params.BY_KEY[option.key].kind
-                texts[option.key] = values.KINDS[kind].text(parsed)
-            else:
-                raise UsageError(f"create: no such parameter: {word}")
-    return texts, sample
-
-
-def _is_plain(key: str, name: str) -> bool:
-    return params.BY_KEY[key].option.replace("-", "_") == name
-
-
-# Checks: nothing is changed yet
-
-
-def _plan(
-    node: Node, ctid: int, asked: dict[str, str], sample: str | None, report: Report
-) -> Plan:
-    conf = f"{node.paths.conf}/{ctid}.conf"
-    source, origin = _base_config(node, conf, sample, report)
-    merged = node.config.vps(ctid, source or conf, asked)
-    template_dir = merged.raw("TEMPLATE")
-    if not template_dir:
-        raise VzError("TEMPLATE is not set", Exit.VE_TMPL_NOTSET)
-    private = _folder(merged, "VE_PRIVATE", Exit.VE_PRIVATE_NOTSET)
-    root = _folder(merged, "VE_ROOT", Exit.VE_ROOT_NOTSET)
-    if not area.is_free(private):
-        raise VzError(f"Private area already exists in {private}", Exit.FS_PRVT_AREA_EXIST)
-    layout = _layout(merged, asked, f"{node.paths.etc}/vz.conf")
-    name = asked.get("NAME") or ""
-    if name:
-        names.check(node.paths, ctid, name)
-    wanted = merged.raw("OSTEMPLATE") or merged.raw("DEF_OSTEMPLATE")
-    if not wanted:
-        raise VzError("OS template is not specified", Exit.VE_OSTEMPLATE_NOTSET)
-    if rootfs.is_mounted(private):
-        raise VzError(
-            f"Can't create: private dir ({private}) is a mount point."
-            f" Suggestion: use --private {private}/private",
-            Exit.FS_NEW_VE_PRVT,
-        )
-    ostemplate = template.resolve_name(template_dir, wanted)
-    changes = {
-        **asked,
-        "VE_ROOT": merged.literal("VE_ROOT") or "",
-        "VE_PRIVATE": merged.literal("VE_PRIVATE") or "",
-        "VE_LAYOUT": layout,
-        "OSTEMPLATE": ostemplate,
-    }
-    if origin:
-        changes["ORIGIN_SAMPLE"] = origin
-    if name:
-        changes["VEID"] = str(ctid)
-    # A range in a sample would be one range for many.
-    local = [asked.get(k) or (merged.own(k) if source is None else None) for k in _LOCAL]
-    base = _read(source or conf)
-    return Plan(
-        ctid, conf, base, changes, private, root, layout, template_dir, ostemplate, name,
-        (local[0], local[1], local[2]),
-    )  # fmt: skip
-
-
-_LOCAL = ("LOCAL_UID", "LOCAL_GID", "LOCAL_IDS")
-
-
-def _base_config(
-    node: Node, conf: str, sample: str | None, report: Report
-) -> tuple[str | None, str | None]:
-    """(path of the sample that N.conf starts from, its name); None for an N.conf that is there."""
-    name = sample or node.config.raw("CONFIGFILE")
-    exists = os.path.exists(conf)
-    if not name:
-        return None, None
-    path = config.sample_path(node.paths.etc, name)
-    if not os.path.isfile(path):
-        text = f"Sample config {path} not found"
-        if not sample:
-            text += f"\nFix the value of CONFIGFILE in {node.paths.etc}/vz.conf"
-        raise VzError(text, Exit.CP_CONFIG)
-    if exists and sample:
-        raise VzError(
-            f"Error: container config file {conf} already exists, can not use --config option",
-            Exit.CP_CONFIG,
-        )
-    if exists:
-        report(ConfExists())
-        return None, None
-    return path, name
-
-
-def _folder(merged: Config, key: str, code: int) -> str:
-    path = merged.raw(key)
-    if not path:
-        raise VzError(f"{key} is not set", code)
-    if not os.path.isabs(path) or os.path.normpath(path) == "/":
-        raise ValueInvalid(f"{key}={path}: the absolute path of a folder of its own is needed")
-    return os.path.normpath(path)
-
-
-def _layout(merged: Config, asked: dict[str, str], global_conf: str) -> str:
-    layout = merged.value("VE_LAYOUT") or "overlay"
-    if layout == "overlay" and "VE_LAYOUT" not in asked and merged.value("QUOTAUGIDLIMIT"):
-        layout = "simfs"  # quota tools inside do not work on an overlay root
-    if layout in ("ploop", "image"):
-        raise VzError(
-            f"Layout {layout} is not supported\n"
-            "Alternatively, if you can't or don't want to use ploop, please\n"
-            f"add --layout simfs option, or set VE_LAYOUT=simfs in {global_conf}",
-            Exit.PLOOP_UNSUP,
-        )
-    return str(layout)
 
 
 # The steps
@@ -229,6 +83,8 @@ def _layout(merged: Config, asked: dict[str, str], global_conf: str) -> str:
 def _steps(
     node: Node, plan: Plan, undo: ExitStack, report: Report, progress: Progress | None
 ) -> None:
+    current = ""
+
     def step(name: str) -> None:
         nonlocal current
         current = name
@@ -236,37 +92,30 @@ def _steps(
         fault(name)
 
     def undone(what: Callable[..., object], *args: object) -> None:
-        """A failed undo hides neither the first error nor the undos before it."""
+        undo.callback(_undo, report, what, args)
 
-        def run() -> None:
-            try:
-                what(*args)
-            except (OSError, VzError) as err:
-                report(Warned(text=f"Warning: cannot undo: {err}"))
-
-        undo.callback(run)
-
-    current = ""
     paths, ctid = node.paths, plan.ctid
     owner = ids.Owner(paths.etc, ctid, plan.private)
+    registry = ids.Registry()
     try:
         step("ids")
-        registry = ids.Registry()
-        given = ids.range_of(*plan.local)
-        if given is not None:
-            registry.claim(owner, given)
-        mine = given or registry.allocate(owner, ids.count_of(plan.local[2]))
-        if given is None:
-            undone(registry.free, owner)
-        local = {"LOCAL_UID": str(mine.base), "LOCAL_GID": str(mine.base)}
+        undone(registry.free, owner)
+        mine = ids.range_of(*plan.local)
+        if mine is None:
+            mine = registry.allocate(owner, ids.count_of(plan.local[2]))
+        else:
+            registry.claim(owner, mine)
+        changes = {**plan.changes, "LOCAL_UID": str(mine.base), "LOCAL_GID": str(mine.base)}
 
         step("scratch")
         os.makedirs(os.path.dirname(plan.private), 0o700, exist_ok=True)
-        _discard(plan.scratch, report)
+        if os.path.lexists(plan.scratch):
+            report(Warned(text=f"Warning: Temp dir {plan.scratch} already exists, deleting"))
+            _discard(plan.scratch)
         os.mkdir(plan.scratch, 0o700)
         undone(_discard, plan.scratch)
         step("journal")
-        _write_journal(plan, local)
+        _write_journal(plan, changes)
         undone(_unlink, plan.journal)
 
         step("name")
@@ -292,28 +141,32 @@ def _steps(
             undone(template.release_tree, plan.private)
             template.record_tree(plan.private, os.readlink(f"{plan.private}/tree"))
         step("config")
-        _commit(plan, undone)
-        report(ConfigSaved(path=plan.conf))
-        step("create-script")
-        _run_hook(node, plan, report)
+        with _committed(plan, changes):
+            report(ConfigSaved(path=plan.conf))
+            step("create-script")
+            _run_hook(node, plan, report)
     except OSError as err:
-        full = err.errno in (28, 122)  # ENOSPC, EDQUOT
+        full = err.errno in (errno.ENOSPC, errno.EDQUOT)
         code = Exit.FS_NO_DISK_SPACE if full else Exit.FS_NEW_VE_PRVT
         raise VzError.of("Unable to create the container", err, code, step=current) from err
     for kind in DESTROYED:
         _unlink(f"{paths.conf}/{ctid}.{kind}.destroyed")
 
 
-def _write_journal(plan: Plan, local: dict[str, str]) -> None:
-    """N.conf as it will be, under the name that says that it is not one yet; whole or not at all."""
+def _undo(report: Report, what: Callable[..., object], args: tuple[object, ...]) -> None:
+    """An undo that fails hides neither the first error nor the undos after it."""
+    try:
+        what(*args)
+    except (OSError, VzError) as err:
+        report(Warned(text=f"Warning: cannot undo: {err}"))
+
+
+def _write_journal(plan: Plan, changes: dict[str, str]) -> None:
+    """N.conf as it will be, under the name that says that it is not one yet; by one rename."""
     new = f"{plan.journal}.new"
     with open(new, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(plan.base)
-    if os.path.exists(plan.conf):
-        about = os.stat(plan.conf)
-        os.chown(new, about.st_uid, about.st_gid)
-        os.chmod(new, about.st_mode & 0o7777)
-    config.save(new, {**plan.changes, **local})
+    config.save(new, changes)
     os.rename(new, plan.journal)
 
 
@@ -324,21 +177,32 @@ def _make_root(root: str) -> None:
         raise VzError.of(f"Can't create mount point {root}", err, Exit.FS_MPOINTCREATE) from err
 
 
-def _commit(plan: Plan, undone: Callable[..., None]) -> None:
-    """The journal becomes N.conf; where a link stands in its place, the file it names."""
+@contextmanager
+def _committed(plan: Plan, changes: dict[str, str]) -> Iterator[None]:
+    """N.conf is there while the block runs, and after it when nothing is raised.
+
+    One that was there before keeps its place, links and all; its text is put back on failure."""
+    if not os.path.lexists(plan.conf):
+        os.rename(plan.journal, plan.conf)
+        config.sync_folder(os.path.dirname(plan.conf))
+        try:
+            yield
+        except BaseException:
+            _unlink(plan.conf)
+            raise
+        return
     target = os.path.realpath(plan.conf)
-    if os.path.exists(target):
-        before = f"{plan.conf}.before"
-        _unlink(before)
-        os.link(target, before)
-        undone(os.rename, before, target)
-    else:
-        before = ""
-        undone(_unlink, target)
-    os.rename(plan.journal, target)
-    folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.fsync(folder)
-    os.close(folder)
+    before = f"{target}.before"
+    _unlink(before)
+    os.link(target, before)
+    try:
+        config.save(target, changes)
+        _unlink(plan.journal)
+        yield
+    except BaseException:
+        os.rename(before, target)
+        raise
+    os.unlink(before)
 
 
 def _run_hook(node: Node, plan: Plan, report: Report) -> None:
@@ -352,9 +216,9 @@ def _run_hook(node: Node, plan: Plan, report: Report) -> None:
 
 
 def recover(node: Node, ctid: int) -> None:
-    """Take back what a create of this number left that did not come to its end; with its lock held.
+    """Take back what a create of this number left that was killed. Its lock is the caller's matter.
 
-    An N.conf that is there with a private area in its place is a VPS, whatever was going on."""
+    Where there is an N.conf and a private area, there is a VPS, whatever was going on."""
     conf = f"{node.paths.conf}/{ctid}.conf"
     journal = f"{conf}.creating"
     if not os.path.exists(journal):
@@ -381,12 +245,8 @@ def recover(node: Node, ctid: int) -> None:
         ) from err
 
 
-def _discard(path: str, report: Report | None = None) -> None:
+def _discard(path: str) -> None:
     """Remove an unfinished private area. Absence is success."""
-    if not os.path.lexists(path):
-        return
-    if report:
-        report(Warned(text=f"Warning: Temp dir {path} already exists, deleting"))
     rootfs.umount(path)  # the moment of a lower layer, when we were killed in it
     vztmp.remove(path)
 
@@ -396,11 +256,3 @@ def _unlink(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         pass
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
