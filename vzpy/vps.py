@@ -330,7 +330,6 @@ class VPS:
         """Change parameters, on the running VPS and (save) in N.conf."""
         from vzpy.story.set import set_params
 
-        self.require()
         with self.locked(report):
             set_params(self, params, save, report)
         self.reload()

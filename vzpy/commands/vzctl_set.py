@@ -8,5 +8,6 @@ if TYPE_CHECKING:
 
 
 def run(call: Call) -> int:
-    call.vps.set(report=call.report, **call.given)
+    save = bool(call.given.pop("save", False))
+    call.vps.set(save=save, report=call.report, **call.given)
     return 0

@@ -9,7 +9,6 @@ import time
 from contextlib import ExitStack
 
 from vzpy import capabilities, cgroups, child, dist, inits, ns, rootfs, state, syscalls, ubc
-from vzpy import params as table
 from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import (
     CpuLimit,
@@ -26,6 +25,7 @@ from vzpy.kernel.process import boot_id, starttime
 from vzpy.model import Facts
 from vzpy.story import enter, owner, parent
 from vzpy.story.mount import mount_root, umount_root
+from vzpy.story.served import unserved_of
 from vzpy.story.teardown import tear_down
 from vzpy.sync import CONSOLE, GO, MAPPED, PID, READY, WARN, Channel
 
@@ -132,23 +132,7 @@ def set_limits(vps: VPS, cgroup: str, report: Report) -> list[str]:
     if (percent := vps.config.value("CPULIMIT")) and "cpu.max" not in refused:
         report(CpuLimit(value=percent))
     report(CpuUnits(value=vps.config.value("CPUUNITS") or ubc.DEFAULT_CPUUNITS))
-    return [*ubc.explain(refused, limits), *unserved(vps.config)]
-
-
-# Rooms that are there; what N.conf asks of another one is told at start.
-_SERVED = {table.CORE, table.NAME, table.CPU, table.GUEST, table.CAPS, table.FS}
-_SERVED_UBC = {"PHYSPAGES", "SWAPPAGES", "NUMPROC", "AVNUMPROC", "VM_OVERCOMMIT", "MEMINFO"}
-
-
-def unserved(config: Config) -> list[str]:
-    """Options of what N.conf asks for and this version does not apply."""
-    return [
-        param.option or param.key.lower()
-        for param in table.PARAMS
-        if config.own(param.key) is not None
-        and param.room not in _SERVED
-        and param.key not in _SERVED_UBC
-    ]
+    return [*ubc.explain(refused, limits), *unserved_of(vps.config)]
 
 
 def prepare(vps: VPS, cgroup: str, talk: Conversation) -> tuple[child.Birth, child.Handed]:

@@ -1,0 +1,336 @@
+"""The story of `vzctl set` (vzctl-cli 3, 5): read what is asked, check that it goes together, apply
+it to the running VPS, write N.conf. A failed apply leaves N.conf as it was."""
+
+from __future__ import annotations
+
+import os
+
+from vzpy import config, edits, names, options, values
+from vzpy.actions import BY_NAME
+from vzpy.errors import AlreadyRunning, Exit, NotRunning, UsageError, VzError
+from vzpy.events import (
+    ApplyFailed,
+    ConfigSaved,
+    ConfMissing,
+    NameAssigned,
+    NotApplied,
+    NotSaving,
+    RestartNeeded,
+    UbSet,
+    Unsaved,
+    UnsavedRunning,
+    Warned,
+)
+from vzpy.params import (
+    BY_KEY,
+    CAPS,
+    CPU,
+    DEV,
+    DISK,
+    FILTER,
+    GLOBAL,
+    IO,
+    NET,
+    NETDEV,
+    NOT_FROM_SAMPLE,
+    NOT_RUNNING,
+    PCI,
+    UBC,
+    VETH,
+)
+from vzpy.story.served import SERVED, unserved
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from vzpy.events import Report
+    from vzpy.model import Facts
+    from vzpy.vps import VPS
+
+OPTIONS = {options.keyword(option): option for option in BY_NAME["set"].options}
+# The exit code of a group of parameters that could not be applied.
+_FAILED = {
+    UBC: Exit.SETUBC, CPU: Exit.SETFSHD, IO: Exit.SET_IO, NET: Exit.CANT_ADDIP, VETH: Exit.VETH,
+    NETDEV: Exit.NETDEV, DEV: Exit.SET_DEVICES, PCI: Exit.SET_DEVICES, DISK: Exit.DQ_SET,
+    FILTER: Exit.SET_IPTABLES, CAPS: Exit.SET_CAP,
+}
+
+
+def set_params(vps: VPS, params: Mapping[str, object], save: bool, report: Report) -> None:
+    """Change parameters, given as the keywords of `vzctl set`; the VPS's lock is held.
+
+    Raises UsageError, ValueInvalid (20, 21), NotRunning (31), AlreadyRunning (32) and the code of
+    what could not be applied (1, 2, 28, 62, 74, 109, 131, 139 ...)."""
+    given = options.read("set", params)
+    vps.reload()
+    check(given, save, vps)
+    facts = vps.facts()
+    if "reset_ub" in given:
+        if facts is None:
+            raise NotRunning(NOT_RUNNING[UBC])
+        _apply_limits(facts, vps.config, ("NUMPROC",), report)
+        return
+    if not vps.config.exists:
+        report(ConfMissing(path=vps.conf_path))
+    if "applyconfig_map" in given:
+        _assign(vps, vps.config.own("NAME") or "", report)
+
+    changed = edits.changes(given, OPTIONS, vps.config, vps.ctid)
+    if "applyconfig" in given:
+        changed |= from_sample(vps, given["applyconfig"], report)
+    if facts:
+        needs_restart = _needs_restart(vps, changed, given.get("setmode"), report)
+        if needs_restart and given.get("setmode") == "restart":
+            _save(vps, changed, report, restart=True)
+            return
+        _on_running(vps, facts, changed, save, report)
+        if needs_restart:
+            report(RestartNeeded())
+    elif not save:
+        _refuse_stopped(changed, report)
+    if "userpasswd" in given:
+        _set_passwords(vps, given["userpasswd"], facts)
+    if save:
+        _save(vps, changed, report)
+    elif changed:
+        report(UnsavedRunning() if facts else Unsaved())
+
+
+def check(given: Mapping[str, Any], save: bool, vps: VPS) -> None:
+    """What cannot be said together (vzctl-cli 3.1). Raises UsageError, ValueInvalid."""
+    if "reset_ub" in given and len(given) > 1:
+        raise UsageError("Error: option --reset_ub is exclusive")
+    if not save:
+        if "force" in given:
+            raise UsageError("Error: --force is useless without --save")
+        if given.get("setmode") == "restart":
+            raise UsageError("Error: unable to use --setmode restart option without --save")
+        for name in given:
+            option = OPTIONS[name]
+            if option.req_save:
+                raise UsageError(
+                    f"Error: unable to use --{option.name} option without --save", option.req_save
+                )
+        if "diskspace" in given and vps.config.own("VE_LAYOUT") in ("image", "ploop"):
+            raise UsageError(
+                "Error: can't use --diskspace without --save for a ploop-based container"
+            )
+    if "offline_resize" in given:
+        if "diskspace" not in given:
+            raise UsageError("Error: --offline-resize option requires --diskspace")
+        if vps.status.mounted or vps.status.running:
+            raise VzError(
+                "Error: unable to use --offline-resize on a mounted container",
+                Exit.INVALID_PARAMETER_VALUE,
+            )
+    if "nodemask" in given and "cpumask" not in given:
+        raise UsageError("Error: --nodemask option requires --cpumask")
+    if given.get("cpumask") == "auto" and "nodemask" not in given:
+        raise UsageError("Error: --cpumask auto requires --nodemask")
+
+
+def from_sample(vps: VPS, name: str, report: Report) -> dict[str, str]:
+    """What a sample configuration brings. Raises VzError 109 when there is none."""
+    etc = vps.node.paths.etc
+    sample = config.load_sample(etc, name)
+    if sample is None:
+        path = config.sample_path(etc, name)
+        raise VzError(f"Sample config file not found: {path}", Exit.APPLY_CONFIG)
+    found = {"ORIGIN_SAMPLE": name}
+    for key, param in BY_KEY.items():
+        if sample.own(key) is None or key in NOT_FROM_SAMPLE or param.scope == GLOBAL:
+            continue
+        value = sample.value(key)
+        if value is not None:
+            found[key] = values.text(param.kind, value)
+    for warning in sample.warnings:
+        report(Warned(text=warning))
+    return found
+
+
+# --- a running VPS ---------------------------------------------------------------------------
+
+
+def _on_running(
+    vps: VPS, facts: Facts, changed: dict[str, str], save: bool, report: Report
+) -> None:
+    """Apply what can be applied. What cannot is an error, with --save a line that tells of it."""
+    for key in ("VE_ROOT", "VE_PRIVATE"):
+        if key in changed:
+            raise AlreadyRunning(f"Unable to change {key} on a running container")
+    live = [key for key in changed if BY_KEY[key].room and not BY_KEY[key].restart]
+    missing = unserved(live)
+    if missing and not save:
+        code = next(_FAILED.get(BY_KEY[k].room, Exit.SYSTEM) for k in live if unserved([k]))
+        raise VzError(NotApplied.text.format(what=", ".join(missing)), code)
+    merged = vps.node.config.vps(vps.ctid, vps.conf_path, changed)
+    limits = [key for key in live if key in SERVED and BY_KEY[key].room in (UBC, CPU)]
+    try:
+        refused = _apply_limits(facts, merged, limits, report) if limits else []
+        if refused and not save:
+            _apply_limits(facts, vps.config, (), report)
+            code = _FAILED[BY_KEY[refused[0].upper()].room]
+            raise VzError(NotApplied.text.format(what=", ".join(refused)), code)
+        if "HOSTNAME" in changed:
+            set_hostname(facts, changed["HOSTNAME"])
+    except VzError as err:
+        if not save:
+            raise
+        report(Warned(text=err.message))
+        raise VzError(ApplyFailed.text, err.code) from err
+    if missing or refused:
+        report(NotApplied(what=", ".join(missing + refused)))
+
+
+def _apply_limits(
+    facts: Facts, conf: config.Config, keys: list[str] | tuple[str, ...], report: Report
+) -> list[str]:
+    """Write the limits of a configuration and tell of the changed keys that took effect; returns
+    the options of those that did not. Raises VzError 28."""
+    from vzpy import cgroups, ubc
+    from vzpy.events import CpuLimit, Cpus, CpuUnits
+
+    if ubc.is_vswap(conf) and conf.value("SWAPPAGES") is None and "PHYSPAGES" in keys:
+        raise VzError(
+            "Error: required UB parameter (swap) not set", Exit.NOTENOUGHUBCPARAMS
+        )
+    limits = ubc.limits(conf)
+    not_applied = ubc.explain(cgroups.limit(facts.cgroup, limits), limits)
+    refused = [key.lower() for key in keys if key.lower() in not_applied]
+    done = [key for key in keys if key.lower() not in refused]
+    if any(BY_KEY[key].room == UBC for key in done):
+        report(UbSet())
+    for key, event in (("CPULIMIT", CpuLimit), ("CPUUNITS", CpuUnits), ("CPUS", Cpus)):
+        if key in done:
+            report(event(value=conf.value(key)))
+    return refused
+
+
+def _needs_restart(
+    vps: VPS, changed: Mapping[str, str], setmode: str | None, report: Report
+) -> bool:
+    """Tell of the parameters that a running VPS cannot take. Raises AlreadyRunning (32) with
+    --setmode ignore."""
+    wants = {
+        BY_KEY[key].restart: None
+        for key, text in changed.items()
+        if BY_KEY[key].restart and text != vps.config.raw(key)
+    }
+    if "QUOTAUGIDLIMIT" in changed:
+        before, after = vps.config.value("QUOTAUGIDLIMIT") or 0, int(changed["QUOTAUGIDLIMIT"])
+        if bool(before) != bool(after):
+            wants[f"turn {'on' if after else 'off'} second-level disk quota"] = None
+    lines = [f"Unable to {want} on a running container" for want in wants]
+    if lines and setmode == "ignore":
+        raise AlreadyRunning("\n".join(lines))
+    if setmode != "restart":
+        for line in lines:
+            report(Warned(text=line))
+    return bool(lines)
+
+
+def set_hostname(facts: Facts, hostname: str) -> None:
+    """Give a running VPS a host name: in its files, then in its UTS namespace."""
+    from vzpy import dist
+    from vzpy.kernel import process
+    from vzpy.model import IdRange
+
+    root = os.open(f"/proc/{facts.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    init = os.pidfd_open(facts.pid)
+    try:
+        dist.set_hostname(root, hostname, IdRange(facts.base, facts.count))
+        pid = os.fork()  # the namespace of a thread among others cannot be changed and changed back
+        if pid == 0:
+            try:
+                process.setns(init, process.CLONE_NEWUTS)
+                process.sethostname(os.fsencode(hostname))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        if os.waitpid(pid, 0)[1]:
+            raise VzError(f"Unable to set host name {hostname}", Exit.SETLUID)
+    finally:
+        os.close(init)
+        os.close(root)
+
+
+def _restart(vps: VPS, report: Report) -> None:
+    from vzpy.story.start import start
+    from vzpy.story.stop import stop
+
+    stop(vps, report)
+    start(vps, report)
+
+
+# --- a stopped VPS ---------------------------------------------------------------------------
+
+
+def _refuse_stopped(changed: Mapping[str, str], report: Report) -> None:
+    """Without --save nothing would come of it. Raises NotRunning (31), one line a group."""
+    lines = list(dict.fromkeys(
+        NOT_RUNNING[BY_KEY[key].room] for key in changed if BY_KEY[key].room in NOT_RUNNING
+    ))
+    if lines:
+        raise NotRunning("\n".join(lines))
+
+
+def _set_passwords(vps: VPS, pairs: list[str], facts: Facts | None) -> None:
+    """user:password each; a stopped VPS is started for it and killed. Raises VzError 74."""
+    from vzpy import dist
+    from vzpy.events import silent
+    from vzpy.story.start import start
+    from vzpy.story.stop import stop
+
+    scripts = []
+    for pair in pairs:
+        user, _, password = pair.partition(":")
+        scripts.append(dist.password_script(user, password))
+    if facts is None:
+        start(vps, silent)
+    try:
+        for argv, stdin in scripts:
+            if vps.exec(argv, stdin=stdin, timeout=60).returncode:
+                raise VzError("Password change failed", Exit.CHANGEPASS, stdout=True)
+    finally:
+        if facts is None:
+            stop(vps, silent, fast=True)
+
+
+# --- saving ----------------------------------------------------------------------------------
+
+
+def _save(vps: VPS, changed: dict[str, str], report: Report, restart: bool = False) -> None:
+    """Give the name, write N.conf; with `restart` all is undone unless the VPS comes up with it."""
+    if not changed:
+        report(NotSaving())
+        return
+    before = vps.config.own("NAME") or ""
+    old = {key: vps.config.own(key) for key in changed}
+    if "NAME" in changed:
+        _assign(vps, changed["NAME"], report)
+        changed = {**changed, "VEID": str(vps.ctid)}
+    try:
+        config.save(vps.conf_path, changed)
+        vps.reload()
+        if restart:
+            _restart(vps, report)
+    except BaseException:
+        if "NAME" in changed and before != changed["NAME"]:
+            _assign(vps, before, report)
+        if restart:
+            config.save(vps.conf_path, old)
+            vps.reload()
+        raise
+    report(ConfigSaved(path=vps.conf_path))
+
+
+def _assign(vps: VPS, name: str, report: Report) -> None:
+    """Make the link of a name; with "" take the present one away. Raises VzError 131."""
+    paths, before = vps.node.paths, vps.config.own("NAME") or ""
+    if not name:
+        names.release(paths, vps.ctid, before)
+    elif name != before or names.find(paths, name) != vps.ctid:
+        names.assign(paths, vps.ctid, name, before)
+        report(NameAssigned(name=name))
