@@ -14,8 +14,8 @@ from vzpy.events import (
     CpuLimit,
     CpuUnits,
     NotApplied,
-    StartFailed,
     Started,
+    StartFailed,
     Starting,
     Step,
     Warned,
@@ -31,7 +31,6 @@ from vzpy.sync import CONSOLE, GO, MAPPED, PID, READY, WARN, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.vps import VPS
 
