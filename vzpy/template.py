@@ -156,9 +156,14 @@ def build_cache(
 
 
 def remove_cache(template_dir: str, name: str) -> None:
-    """Remove the cache tarball, and its tree when no VPS stands on it. Raises VzError 91."""
-    os.unlink(find_cache(template_dir, name))
-    gc(template_dir)
+    """Remove the cache tarballs of `name`; its tree is gc()'s to remove. Raises VzError 91."""
+    path: str | None = find_cache(template_dir, name)
+    with Flock(os.path.join(cache_dir(template_dir), f".{name}.lock")):
+        while path:
+            for file in (path, path + "-old"):
+                if os.path.lexists(file):
+                    os.unlink(file)
+            path = cached(template_dir, name)
 
 
 # trees
@@ -276,6 +281,8 @@ def gc(template_dir: str, privates: Iterable[str] = ()) -> list[str]:
             os.rename(tree, gone)
             _remove(gone)
             _remove(os.path.join(store, ".refs", entry))
+            if not tarball and os.path.exists(_stamp(store, name)):
+                os.unlink(_stamp(store, name))
         removed.append(tree)
     return removed
 
