@@ -20,6 +20,11 @@ def answers(node: Node) -> bool:
 
 def launch(node: Node, birth: child.Birth, handed: child.Handed) -> bool:
     """Fork the launcher, here or in the daemon; True when it was the daemon."""
+    return fork(birth, handed)
+
+
+def fork(birth: child.Birth, handed: child.Handed) -> bool:
+    """Fork the launcher here: False."""
     os.waitpid(child.launch(birth, handed), 0)
     return False
 

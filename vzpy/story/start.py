@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 from vzpy import capabilities, cgroups, child, dist, inits, ns, rootfs, state, syscalls, ubc
 from vzpy.errors import AlreadyRunning, Exit, VzError
@@ -19,6 +19,7 @@ from vzpy.events import (
     Starting,
     Step,
     Warned,
+    silent,
 )
 from vzpy.fault import fault
 from vzpy.kernel.process import boot_id, starttime
@@ -77,51 +78,73 @@ def check(vps: VPS, force: bool) -> None:
 
 
 def steps(vps: VPS, report: Report, undo: ExitStack) -> Facts:
-    node, ctid = vps.node, vps.ctid
-
-    def step(name: str) -> None:
-        report(Step(name=name))
-        fault(name)
-
-    step("owner")
-    owner.settle(vps, report)
-    if rootfs.is_mounted(vps.root):
-        umount_root(vps, vps.root, report)
-    mount_root(vps, report)
-    undo.callback(umount_root, vps, vps.root, report, hooks=False)
-
-    step("cgroup")
-    cgroup = cgroups.path_of(node.paths.cgroup, ctid)
-    cgroups.remove(cgroup)  # of a VPS that was killed with its state
-    undo.callback(tear_down, node.paths, ctid, cgroup)
-    cgroups.make(cgroup, vps.ids)
-    step("limits")
-    not_applied = set_limits(vps, cgroup, report)
-
-    step("launch")
+    """From nothing to an executed init; what each step has to undo is pushed on `undo`."""
     with Conversation(report) as talk:
-        birth, handed = prepare(vps, cgroup, talk)
-        by_daemon = parent.launch(node, birth, handed)
-        talk.handed_over()
-        pid = talk.born()
-        step("maps")
-        ns.write_maps(pid, vps.ids)
-        step("facts")
-        facts = facts_of(vps, pid, cgroup, birth.kind, by_daemon)
-        state.write_facts(node.paths, facts)
-        talk.ours.send(MAPPED)
-        step("ready")
-        if (console := talk.ready()) >= 0:
-            parent.keep_console(node, ctid, console)
-        step("start-script")
+        facts, not_applied = prepared(vps, report, undo, talk)
+        _step("start-script", report)
         enter.run_script(vps, facts, "start")
-        step("go")
+        _step("go", report)
         talk.go()
-        if by_daemon:
-            parent.watch(node, ctid)
+    if facts.daemon:
+        parent.watch(vps.node, vps.ctid)
     if not_applied:
         report(NotApplied(what=", ".join(not_applied)))
     return facts
+
+
+def prepared(
+    vps: VPS, report: Report, undo: ExitStack, talk: Conversation, bare: bool = False
+) -> tuple[Facts, list[str]]:
+    """Everything up to READY: a first task that waits inside, in namespaces, limits and root.
+
+    bare  without action scripts, console and daemon: for what runs in a stopped VPS
+    Returns the facts, and the parameters that this node does not apply."""
+    node, ctid = vps.node, vps.ctid
+    _step("owner", report)
+    owner.settle(vps, report)
+    if rootfs.is_mounted(vps.root):
+        umount_root(vps, vps.root, report, hooks=not bare)
+    mount_root(vps, report, hooks=not bare)
+    undo.callback(umount_root, vps, vps.root, report, hooks=False)
+
+    _step("cgroup", report)
+    cgroup = cgroups.path_of(node.paths.cgroup, ctid)
+    cgroups.remove(cgroup)  # of a VPS whose state was lost
+    undo.callback(tear_down, node.paths, ctid, cgroup)
+    cgroups.make(cgroup, vps.ids)
+    _step("limits", report)
+    not_applied = set_limits(vps, cgroup, report)
+
+    _step("launch", report)
+    birth, handed = prepare(vps, cgroup, talk, pty=not bare and parent.answers(node))
+    by_daemon = parent.launch(node, birth, handed) if not bare else parent.fork(birth, handed)
+    talk.handed_over()
+    pid = int(talk.ours.expect(PID)[0])
+    if not by_daemon:
+        undo.callback(enter.reap, pid)
+    _step("maps", report)
+    ns.write_maps(pid, vps.ids)
+    _step("facts", report)
+    facts = facts_of(vps, pid, cgroup, birth.kind, by_daemon)
+    state.write_facts(node.paths, facts)
+    talk.ours.send(MAPPED)
+    _step("ready", report)
+    if (console := talk.ready()) >= 0:
+        parent.keep_console(node, ctid, console)
+    return facts, not_applied
+
+
+def _step(name: str, report: Report) -> None:
+    report(Step(name=name))
+    fault(name)
+
+
+@contextmanager
+def stopped_but_entered(vps: VPS) -> Iterator[Facts]:
+    """A stopped VPS that can be exec'ed in, without init and without action scripts: what
+    `runscript` and `set --userpasswd` work in (vzctl-cli 2.8, 5). Afterwards it is as before."""
+    with ExitStack() as undo, Conversation(silent) as talk:
+        yield prepared(vps, silent, undo, talk, bare=True)[0]
 
 
 def set_limits(vps: VPS, cgroup: str, report: Report) -> list[str]:
@@ -134,7 +157,9 @@ def set_limits(vps: VPS, cgroup: str, report: Report) -> list[str]:
     return [*ubc.explain(refused, limits), *unserved_of(vps.config)]
 
 
-def prepare(vps: VPS, cgroup: str, talk: Conversation) -> tuple[child.Birth, child.Handed]:
+def prepare(
+    vps: VPS, cgroup: str, talk: Conversation, pty: bool
+) -> tuple[child.Birth, child.Handed]:
     """All that the child needs, gathered while the host's paths and libraries are at hand."""
     tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
     talk.hand_over(tree, *(fd for _, fd in below))
@@ -159,7 +184,7 @@ def prepare(vps: VPS, cgroup: str, talk: Conversation) -> tuple[child.Birth, chi
         seen=rootfs.Seen(container=container, uuid=vps.uuid),
         below=tuple(path for path, _ in below),
         kind=kind,
-        pty=parent.answers(vps.node),
+        pty=pty,
     )
     handed = child.Handed(
         sync=talk.theirs.fileno(),
@@ -212,9 +237,6 @@ class Conversation:
         self.theirs.close()
         while self._handed:
             os.close(self._handed.pop())
-
-    def born(self) -> int:
-        return int(self.ours.expect(PID)[0])
 
     def ready(self) -> int:
         """Hear the child out until READY; the master of its console, -1 when it has none."""
