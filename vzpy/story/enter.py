@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 
 from vzpy import cgroups, child, ns, rootfs, scripts, syscalls
 from vzpy.errors import NotRunning
@@ -128,6 +129,8 @@ def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
         fault("exec-ready")
         if failure or not pid:
             raise failure or NotRunning
+        if what.pty and master < 0:
+            raise OSError(25, "is no pty", "/dev/pts/ptmx")
         return Task(pid, leaf, master)
     except BaseException:
         if pid:
@@ -157,9 +160,18 @@ def _hear_out(ours: Channel) -> tuple[int, int, OSError | None]:
         if word == PID:
             pid = int(fields[0])
         elif word == CONSOLE:
-            master = fd
+            master = fd if _is_pty(fd) else -1
         elif not word:
             return pid, master, failure
+
+
+def _is_pty(fd: int) -> bool:
+    """A pty master (ptmx, 5:2), and not something else that the guest has put in its place."""
+    status = os.fstat(fd)
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(5, 2):
+        return True
+    os.close(fd)
+    return False
 
 
 def reap(pid: int) -> None:
