@@ -248,11 +248,13 @@ def tree_of(private: str) -> str:
     return tree
 
 
-def release_tree(private: str) -> None:
-    """The private area goes away: forget that it stands on its tree. No tree at all is fine."""
+def release_tree(private: str, moved: str = "") -> None:
+    """The private area goes away, or went to `moved`: forget that it stands on its tree.
+
+    No tree at all is fine."""
     private = os.path.abspath(private)
     try:
-        store, entry = os.path.split(os.readlink(os.path.join(private, "tree")))
+        store, entry = os.path.split(os.readlink(os.path.join(moved or private, "tree")))
         os.unlink(os.path.join(store, ".refs", entry, _quoted(private)))
     except OSError:
         pass
