@@ -44,8 +44,8 @@ def _mount_point(path: str) -> str:
     return best
 
 
-def move(path: str, area: str, announce: Callable[[str], None]) -> None:
-    """Move a tree into an entry of its own in the staging area.
+def move(path: str, area: str, announce: Callable[[str], None]) -> str:
+    """Move a tree into an entry of its own in the staging area; returns where it is now.
 
     announce   called with the path of the entry before anything moves
     Raises OSError: EXDEV when `path` is a mount point's or the area is on another mount, EPERM
@@ -55,7 +55,7 @@ def move(path: str, area: str, announce: Callable[[str], None]) -> None:
         announce(entry)
         try:
             os.rename(path, f"{entry}/0")
-            return
+            return f"{entry}/0"
         except FileNotFoundError:
             if not os.path.lexists(path):
                 raise
