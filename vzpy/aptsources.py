@@ -107,7 +107,8 @@ def parse_one_line(text: str) -> list[dict[str, str]]:
 
 def turn(stanza: dict[str, str], suite: str, own: tuple[str, ...]) -> dict[str, str] | None:
     """The stanza with its suites turned to `suite`; None when it is not the distribution's."""
-    if "deb" not in stanza.get("Types", "").split() or "URIs" not in stanza:
+    uris = stanza.get("URIs", "cdrom:")
+    if "deb" not in stanza.get("Types", "").split() or uris.startswith("cdrom:"):
         return None
     known = {release + pocket: suite + pocket for release in own if release for pocket in POCKETS}
     suites = [known[word] for word in stanza.get("Suites", "").split() if word in known]

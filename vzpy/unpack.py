@@ -87,10 +87,9 @@ def content_size(source: int) -> int:
     if found is None:
         return size
     if found[1] == "gzip" and size >= 18:
-        content = int.from_bytes(os.pread(source, 4, size - 4), "little")  # modulo 2^32
-        while content < size:
-            content += 1 << 32
-        return content if content < size * 100 else int(size * found[3])
+        content = int.from_bytes(os.pread(source, 4, size - 4), "little")
+        if content > size * 0.9:  # else it is too large to be told: it is given modulo 2^32
+            return content
     return int(size * found[3])
 
 
