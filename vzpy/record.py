@@ -18,21 +18,24 @@ if TYPE_CHECKING:
         return _dataclass(frozen=True)(cls)
 
 else:
+    _REQUIRED = object()
 
     def record(cls):
         """Class decorator: keyword or positional fields from the annotations, frozen, comparable."""
         names = tuple(cls.__annotations__)
-        defaults = {n: getattr(cls, n) for n in names if hasattr(cls, n)}
-        known = frozenset(names)
+        blank = {name: getattr(cls, name, _REQUIRED) for name in names}
+        required = sum(value is _REQUIRED for value in blank.values())  # they come first
 
         def __init__(self, *args, **kwargs):
-            given = {**defaults, **dict(zip(names, args)), **kwargs}
-            if len(args) > len(names) or not given.keys() <= known:
+            fields = self.__dict__
+            fields.update(blank)  # the order of the fields
+            fields.update(zip(names, args))
+            fields.update(kwargs)
+            if len(fields) > len(names) or len(args) > len(names):
                 raise TypeError(f"{cls.__name__}: unknown or too many arguments")
-            try:
-                self.__dict__.update((name, given[name]) for name in names)
-            except KeyError as missing:
-                raise TypeError(f"{cls.__name__}: missing {missing}") from None
+            for name in names[len(args) : required]:
+                if fields[name] is _REQUIRED:
+                    raise TypeError(f"{cls.__name__}: missing {name!r}")
 
         def frozen(self, name, *value):
             raise AttributeError(f"{cls.__name__}.{name} is read-only")
