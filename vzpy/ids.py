@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from vzpy.errors import Exit, ValueInvalid, VzError
-from vzpy.kernel.process import starttime
+from vzpy.kernel.proc import starttime
 from vzpy.lockfile import Flock
 from vzpy.model import RANGE, IdRange
 from vzpy.record import record, replace

@@ -11,7 +11,7 @@ import time
 
 from vzpy.errors import Exit, Locked, VzError
 from vzpy.events import silent
-from vzpy.kernel.process import boot_id, starttime
+from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts, NodePaths
 
 TYPE_CHECKING = False

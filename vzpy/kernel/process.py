@@ -118,22 +118,6 @@ def reset_personality() -> None:
     libc.personality(0)
 
 
-def starttime(pid: int) -> int:
-    """Field 22 of /proc/PID/stat (ticks since boot): with the pid it names one process.
-
-    Raises OSError when there is no such process, or only its zombie."""
-    with open(f"/proc/{pid}/stat", "rb") as f:
-        fields = f.read().rpartition(b")")[2].split()
-    if fields[0] in (b"Z", b"X"):
-        raise ProcessLookupError(3, os.strerror(3), f"/proc/{pid}")
-    return int(fields[19])
-
-
-def boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id") as f:
-        return f.read().strip()
-
-
 _UNBLOCK_ALL = bytes(8)
 _SIG_SETMASK = 2
 

@@ -15,7 +15,7 @@ import time
 
 from vzpy import cgroups, events, state
 from vzpy.errors import Locked, VzError
-from vzpy.kernel.process import boot_id
+from vzpy.kernel.proc import boot_id
 from vzpy.node import Node
 
 TYPE_CHECKING = False

@@ -22,7 +22,7 @@ from vzpy.events import (
     silent,
 )
 from vzpy.fault import fault
-from vzpy.kernel.process import boot_id, starttime
+from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts
 from vzpy.story import enter, owner, parent
 from vzpy.story.mount import mount_root, umount_root
