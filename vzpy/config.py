@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import stat
 
-from vzpy import values
 from vzpy.errors import ConfigError, Exit, VzError
 from vzpy.params import ALIASES, BY_KEY, LOCAL, PARAMS
 
@@ -115,6 +114,8 @@ class Config:
 
     def effective(self, key: str) -> Any:
         """The value that holds, else the table's default."""
+        from vzpy import values
+
         found, param = self.value(key), BY_KEY[key]
         if found is None and param.default is not None:
             return values.parse(param.kind, param.default)
@@ -161,6 +162,8 @@ class Config:
                 yield text, layer.path, number
 
     def _value(self, key: str) -> Any:
+        from vzpy import values  # who asks for texts only, as `vzctl status`, does not pay for it
+
         param = BY_KEY[key]
         for text, path, number in self._found(key):
             if key in _SUBSTITUTED:
@@ -301,6 +304,8 @@ def _edited(content: str, changes: Mapping[str, str | None]) -> str:
 
 
 def _repeat(key: str) -> str:
+    from vzpy import values
+
     param = BY_KEY.get(key)
     return values.KINDS[param.kind].repeat if param else "last"
 

@@ -11,6 +11,8 @@ import os
 import stat
 
 from vzpy.kernel import mount as m
+from vzpy.kernel.proc import is_mounted as is_mounted
+from vzpy.kernel.proc import mounts_below as mounts_below
 from vzpy.record import record
 
 TYPE_CHECKING = False
@@ -91,37 +93,6 @@ def umount(root: str) -> None:
         except OSError as err:
             if err.errno not in (2, 22):  # ENOENT, EINVAL: it has gone meanwhile
                 raise
-
-
-def mounts_below(root: str) -> list[str]:
-    """Mount points at or below a path, in the order of mounting (proc_pid_mountinfo(5))."""
-    root = os.path.realpath(root)
-    found = []
-    with open("/proc/self/mountinfo", "rb") as f:
-        for line in f:
-            target = unescape(line.split(b" ", 5)[4])
-            if target == root or target.startswith(root + "/"):
-                found.append(target)
-    return found
-
-
-def unescape(field: bytes) -> str:
-    r"""A field of mountinfo: \040 and the like are octal for blank, tab, newline, backslash."""
-    if b"\\" in field:
-        parts = field.split(b"\\")
-        field = parts[0] + b"".join(bytes([int(x[:3], 8)]) + x[3:] for x in parts[1:])
-    return os.fsdecode(field)
-
-
-def is_mounted(root: str) -> bool:
-    """VE_ROOT is a mount point."""
-    try:
-        here, above = os.stat(root), os.stat(os.path.join(root, ".."))
-    except OSError:
-        return False
-    if here.st_dev != above.st_dev:
-        return True
-    return os.path.realpath(root) in mounts_below(root)  # a bind of the same file system
 
 
 def detached(root: str, layout: str, private: str) -> tuple[int, list[tuple[str, int]]]:

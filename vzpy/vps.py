@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from vzpy import ids, rootfs, state
+from vzpy import ids, state
 from vzpy.errors import Exit, NoSuchVPS, NotRunning, VzError
 from vzpy.events import silent
+from vzpy.kernel.proc import is_mounted
 from vzpy.model import IdRange
 from vzpy.record import record
 
@@ -146,7 +147,7 @@ class VPS:
         dump = f"{self.config.raw('DUMPDIR')}/Dump.{self.ctid}"
         return Status(
             exist=exist,
-            mounted=bool(root) and rootfs.is_mounted(root or ""),
+            mounted=bool(root) and is_mounted(root or ""),
             running=running,
             suspended=exist and not running and os.path.exists(dump),
         )

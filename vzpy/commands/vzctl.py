@@ -97,6 +97,8 @@ def _main(argv: list[str], out: Output) -> int:
         words = words[:2]
     elif action.rest == actions.NOTHING and words[2:]:
         raise UsageError(f"Invalid options: {' '.join(words[2:])} ")
+    elif action.missing and not words[2:]:
+        raise UsageError(action.missing)
     if ctid == 0 and action.name != "set":
         raise VzError("Only set actions are allowed for CT0", Exit.INVALID_PARAMETER_VALUE)
 

@@ -11,7 +11,7 @@ import tempfile
 from vzpy import config, ns, rootfs
 from vzpy.doctor.probe import Failed, in_child
 from vzpy.errors import VzError
-from vzpy.kernel import libc
+from vzpy.kernel import libc, proc
 from vzpy.kernel import mount as m
 from vzpy.kernel import process as p
 
@@ -77,7 +77,7 @@ def _mount_of(path: str) -> tuple[str, str]:
             head, _, rest = line.partition(b" - ")
             if head.split()[2] == wanted.encode():
                 fstype, source = rest.split()[:2]
-                return rootfs.unescape(source), fstype.decode()
+                return proc.unescape(source), fstype.decode()
     return "the device", "unknown"
 
 
