@@ -22,16 +22,16 @@ def boot_id() -> str:
         return f.read().strip()
 
 
-def mounts_below(root: str) -> list[str]:
-    """Mount points at or below a path, in the order of mounting (proc_pid_mountinfo(5))."""
-    root = os.path.realpath(root)
-    found = []
+def mount_points() -> list[str]:
+    """All mount points, in the order of mounting (proc_pid_mountinfo(5))."""
     with open("/proc/self/mountinfo", "rb") as f:
-        for line in f:
-            target = unescape(line.split(b" ", 5)[4])
-            if target == root or target.startswith(root + "/"):
-                found.append(target)
-    return found
+        return [unescape(line.split(b" ", 5)[4]) for line in f]
+
+
+def mounts_below(root: str) -> list[str]:
+    """Mount points at or below a path, in the order of mounting."""
+    root = os.path.realpath(root)
+    return [x for x in mount_points() if x == root or x.startswith(root + "/")]
 
 
 def unescape(field: bytes) -> str:
