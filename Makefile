@@ -93,6 +93,7 @@ uninstall:
 	done
 	rm -f $(DESTDIR)$(UNITS)/vz.service $(DESTDIR)$(UNITS)/vzeventd.service $(DESTDIR)/etc/init.d/vz
 	rm -rf $(DESTDIR)$(LIB)
+	-rmdir -p --ignore-fail-on-non-empty $(DESTDIR)$(COMP) $(DESTDIR)$(UNITS) 2>/dev/null
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
