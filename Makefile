@@ -67,7 +67,7 @@ install: $(READY)
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(MAN)/man8 $(DESTDIR)$(MAN)/man5 \
 		$(DESTDIR)$(COMP) $(DESTDIR)$(UNITS) $(DESTDIR)/etc/init.d
 	for tool in $(TOOLS); do \
-		sed -e '1s|.*|#!$(PYTHON) -IS|' -e 's|@LIB@|$(LIB)|' -e "s|@TOOL@|$$tool|" \
+		sed -e '1s|.*|#!$(PYTHON) -IS|' -e 's|@LIB@|$(LIB)|' \
 			tools/launcher.in > $(DESTDIR)$(PREFIX)/sbin/$$tool; \
 		chmod 755 $(DESTDIR)$(PREFIX)/sbin/$$tool; \
 	done
