@@ -327,6 +327,24 @@ class VPS:
                 errno=err.errno or 0,
             ) from err
 
+    def runscript(
+        self,
+        text: bytes,
+        *,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        report: Report = silent,
+    ) -> Result:
+        """Give a script to a shell inside; a stopped VPS is entered without init.
+
+        Raises VzError: 43, 47 and what start() does."""
+        from vzpy.story.runscript import runscript
+
+        self.require()
+        with self.locked(report):
+            self._settle(report)
+            return runscript(self, text, stdout, stderr, report)
+
     def set(self, *, save: bool = True, report: Report = silent, **params: object) -> None:
         """Change parameters, on the running VPS and (save) in N.conf."""
         from vzpy.story.set import set_params

@@ -8,5 +8,9 @@ if TYPE_CHECKING:
 
 
 def run(call: Call) -> int:
-    call.vps.restart(report=call.report, **call.given)
+    given = call.given
+    call.tell_unserved("skip_remount", "skip_ve_setup", "skip_umount")
+    call.vps.restart(
+        wait="wait" in given, force="force" in given, fast="fast" in given, report=call.report
+    )
     return 0

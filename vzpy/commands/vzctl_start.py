@@ -8,5 +8,7 @@ if TYPE_CHECKING:
 
 
 def run(call: Call) -> int:
-    call.vps.start(report=call.report, **call.given)
+    given = call.given
+    call.tell_unserved("skip_remount", "skip_ve_setup")
+    call.vps.start(wait="wait" in given, force="force" in given, report=call.report)
     return 0

@@ -8,5 +8,6 @@ if TYPE_CHECKING:
 
 
 def run(call: Call) -> int:
-    call.vps.stop(report=call.report, **call.given)
+    given = call.given
+    call.vps.stop(fast="fast" in given, umount="skip_umount" not in given, report=call.report)
     return 0

@@ -277,25 +277,29 @@ def _refuse_stopped(changed: Mapping[str, str], report: Report) -> None:
 
 
 def _set_passwords(vps: VPS, pairs: list[str], facts: Facts | None) -> None:
-    """user:password each; a stopped VPS is started for it and killed. Raises VzError 74."""
+    """user:password each, in a stopped VPS too. Raises VzError 74."""
     from vzpy import dist
-    from vzpy.events import silent
-    from vzpy.story.start import start
-    from vzpy.story.stop import stop
+    from vzpy.story.start import stopped_but_entered
 
     scripts = []
     for pair in pairs:
         user, _, password = pair.partition(":")
         scripts.append(dist.password_script(user, password))
-    if facts is None:
-        start(vps, silent)
-    try:
-        for argv, stdin in scripts:
-            if vps.exec(argv, stdin=stdin, timeout=60).returncode:
-                raise VzError("Password change failed", Exit.CHANGEPASS, stdout=True)
-    finally:
-        if facts is None:
-            stop(vps, silent, fast=True)
+    if facts:
+        _run_each(vps, facts, scripts)
+    else:
+        with stopped_but_entered(vps) as entered:
+            _run_each(vps, entered, scripts)
+
+
+def _run_each(vps: VPS, facts: Facts, scripts: list[tuple[list[str], bytes]]) -> None:
+    from vzpy.story import enter, pump
+
+    for argv, stdin in scripts:
+        what = enter.program([os.fsencode(word) for word in argv])
+        done = pump.run(facts, what, stdin=stdin, timeout=60, filter_cache=vps.node.paths.state)
+        if done.returncode:
+            raise VzError("Password change failed", Exit.CHANGEPASS, stdout=True)
 
 
 # --- saving ----------------------------------------------------------------------------------

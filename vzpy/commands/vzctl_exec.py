@@ -1,0 +1,39 @@
+"""vzctl exec, exec2, exec3: a command inside, its exit code as the contract has it (2.7)."""
+
+from __future__ import annotations
+
+import os
+
+from vzpy.commands.output import STDERR, STDOUT, say
+from vzpy.errors import Exit, VzError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.commands.vzctl import Call
+
+
+def run(call: Call) -> int:
+    """exec says 8 for whatever fails; exec2 and exec3 give the command's own status."""
+    is_exec = call.action.name == "exec"
+    try:
+        status = _run_inside(call)
+    except VzError as err:
+        code = call.out.error(err)
+        return Exit.COMMAND_EXECUTION if is_exec else code
+    if status < 0:
+        say(STDERR, f"Got signal {-status}")
+        status = Exit.SYSTEM
+    return Exit.COMMAND_EXECUTION if is_exec and status else status
+
+
+def _run_inside(call: Call) -> int:
+    from vzpy.story import enter
+
+    words = [os.fsencode(word) for word in call.words]
+    if call.action.name == "exec3":
+        what = enter.program(words)
+    elif words[0] == b"-":
+        what = enter.shell_reading_stdin()
+    else:
+        what = enter.shell(b"".join((word or b"''") + b" " for word in words))
+    return call.vps.run(what, stdin=0, stdout=STDOUT, stderr=STDERR).returncode
