@@ -19,8 +19,8 @@ MODULES = {
     for path in (ROOT / "vzpy").rglob("*.py")
 }
 
-FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "optiontable", "data", "fault",
-           "lockfile", "elf"}
+FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "optiontable",
+           "data", "fault", "lockfile", "elf"}
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {
     "config": {"config", "values", "amounts", "words", "options", "edits", "names"},
