@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vzpy.unpack import Progress
 
 STEPS = 15  # lines "I: ..." that mmdebstrap prints on its way
-LAST_LINES = 5
+LAST_LINES = 8
 # apt settings of the machine that decide how packages are fetched, not which
 FETCHING = ("http", "https", "ftp", "socks", "retries", "forceipv", "check-", "proxy-auto-detect")
 FENCE = (
@@ -120,6 +120,7 @@ def _run(command: list[str], scratch: str, progress: Progress | None) -> None:
         build.kill()
         build.wait()
     if build.returncode:
+        last = [line for line in last if line.startswith("E: ")] or last
         raise VzError(
             "mmdebstrap could not build the template", Exit.FS_BAD_TMPL, hint="\n".join(last)
         )

@@ -25,7 +25,7 @@ MS_REC, MS_SLAVE = 16384, 1 << 19
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
 
 CHUNK = 1 << 20
-MEMORY = 2 << 30  # address space: a header may claim to be gigabytes long
+MEMORY = 512 << 20  # address space: a header may claim to be gigabytes long
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 XATTR, ACL = "SCHILY.xattr.", "SCHILY.acl."
