@@ -1,0 +1,220 @@
+"""What vzlist knows of VPSs: one row for each, its values read when a field asks for them.
+
+A panel asks every few seconds about hundreds of VPSs: nothing is read that no field needs
+(vzlist.md 6)."""
+
+from __future__ import annotations
+
+import os
+
+from vzpy import config, names, state
+from vzpy.amounts import PAGE, UNLIMITED
+from vzpy.kernel import proc
+from vzpy.model import CTID_MAX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vzpy.columns import Field
+    from vzpy.config import Config
+    from vzpy.model import Facts, NodePaths
+
+RUNNING, STOPPED, MOUNTED, SUSPENDED = "running", "stopped", "mounted", "suspended"
+_INT_MAX = 2**31 - 1
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Node:
+    """What all rows of one listing share; each is read once."""
+
+    def __init__(self, paths: NodePaths, conf: Config) -> None:
+        self.paths = paths
+        self.config = conf
+        self._mounts: frozenset[str] | None = None
+        self._uptime = 0.0
+
+    def is_mounted(self, root: str) -> bool:
+        if self._mounts is None:
+            self._mounts = frozenset(proc.mount_points())
+        return root in self._mounts or os.path.realpath(root) in self._mounts
+
+    def uptime(self) -> float:
+        """Seconds since boot."""
+        if not self._uptime:
+            with open("/proc/uptime") as file:
+                self._uptime = float(file.read().split()[0])
+        return self._uptime
+
+
+class Row:
+    """One VPS; its properties are read when they are asked for."""
+
+    def __init__(self, node: Node, ctid: int, facts: Facts | None) -> None:
+        self.node = node
+        self.ctid = ctid
+        self.facts = facts  # of its start, while it runs
+        self._config: Config | None = None
+
+    @property
+    def config(self) -> Config:
+        if self._config is None:
+            path = f"{self.node.paths.conf}/{self.ctid}.conf"
+            self._config = self.node.config.vps(self.ctid, path)
+        return self._config
+
+    @property
+    def hidden(self) -> bool:
+        """Not running and without a private area: such a VPS is never shown."""
+        private = self.config.raw("VE_PRIVATE") if not self.facts else None
+        return not self.facts and not (private and os.path.exists(private))
+
+    @property
+    def status(self) -> str:
+        if self.facts:
+            return RUNNING
+        root = self.config.raw("VE_ROOT")
+        if root and self.node.is_mounted(root):
+            return MOUNTED
+        dump = f"{self.config.raw('DUMPDIR')}/Dump.{self.ctid}"
+        return SUSPENDED if os.path.exists(dump) else STOPPED
+
+    @property
+    def name(self) -> str | None:
+        """Its second name, when the link of that name is really its own."""
+        name = self.config.value("NAME")
+        return name if name and names.find(self.node.paths, name) == self.ctid else None
+
+    @property
+    def layout(self) -> str | None:
+        if self.facts:
+            return self.facts.layout
+        own = self.config.own("VE_LAYOUT")
+        private = self.config.raw("VE_PRIVATE")
+        if own or not private or not os.path.isdir(private):
+            return own or None
+        from vzpy import rootfs
+
+        return rootfs.layout_of(private)
+
+    @property
+    def addresses(self) -> list[str]:
+        found: list[str] = self.config.value("IP_ADDRESS") or []
+        return [address.partition("/")[0] for address in found] if self.facts else found
+
+    @property
+    def uptime(self) -> float | None:
+        """Seconds since its init began."""
+        if not self.facts:
+            return None
+        return max(self.node.uptime() - self.facts.starttime / _TICKS, 0.0)
+
+    @property
+    def cpuunits(self) -> int | None:
+        found: int | None = self.config.value("CPUUNITS")
+        return found or (1000 if self.facts else None)
+
+    @property
+    def is_vswap(self) -> bool:
+        return self.limits("PHYSPAGES")[1] not in (UNLIMITED, _INT_MAX)
+
+    def limits(self, key: str) -> tuple[int, int]:
+        """Barrier and limit of a beancounter, from the configuration."""
+        nothing = UNLIMITED if self.facts else 0
+        pair: tuple[int, int] = self.config.value(key) or (nothing, nothing)
+        return pair
+
+    def disk_limits(self, key: str) -> tuple[int | None, int | None]:
+        """Soft and hard limit of a disk quota."""
+        pair: tuple[int | None, int | None] = self.config.value(key) or (None, None)
+        return pair
+
+    def held(self, key: str, knob: str = "current") -> int | None:
+        """Use of a beancounter now (current) or its greatest (peak), as far as the cgroup tells."""
+        if not self.facts or key not in _KNOBS:
+            return None
+        controller, unit = _KNOBS[key]
+        try:
+            with open(f"{self.facts.cgroup}/{controller}.{knob}") as file:
+                return int(file.read()) // unit
+        except OSError:
+            pass  # without that controller, or that knob of a newer kernel
+        if key == "NUMPROC" and knob == "current":
+            return _count_threads(self.facts.cgroup)
+        return None
+
+
+# Beancounter -> controller of the cgroup, and how many of its units make one.
+_KNOBS = {
+    "NUMPROC": ("pids", 1),
+    "PHYSPAGES": ("memory", PAGE),
+    "SWAPPAGES": ("memory.swap", PAGE),
+}
+
+
+def _count_threads(cgroup: str) -> int | None:
+    """Threads in the subtree. Most directories have none below, which the link count tells."""
+    try:
+        with open(f"{cgroup}/cgroup.threads", "rb") as file:
+            count = file.read().count(b"\n")
+        if os.stat(cgroup).st_nlink > 2:
+            with os.scandir(cgroup) as entries:
+                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            count += sum(_count_threads(path) or 0 for path in below)
+        return count
+    except OSError:
+        return None
+
+
+def collect(
+    node: Node, *, everything: bool = False, ctids: Iterable[int] | None = None
+) -> tuple[list[Row], list[str]]:
+    """Rows by ascending CTID, and warnings.
+
+    everything  those that do not run too, else only running ones
+    ctids       just these, running or not; what is not there is left out"""
+    running = set(state.running_ids(node.paths))
+    wanted = set(running)
+    warnings: list[str] = []
+    if ctids is not None:
+        asked = set(ctids)
+        conf = node.paths.conf
+        wanted = {n for n in asked if n in running or os.path.exists(f"{conf}/{n}.conf")}
+        everything = True
+    elif everything:
+        configured, warnings = _configured(node.paths.conf)
+        wanted |= configured
+    rows = []
+    for ctid in sorted(wanted):
+        facts = state.find(node.paths, ctid) if ctid in running else None
+        if facts or (everything and os.path.exists(f"{node.paths.conf}/{ctid}.conf")):
+            rows.append(Row(node, ctid, facts))
+    return rows, warnings
+
+
+def _configured(folder: str) -> tuple[set[int], list[str]]:
+    found, warnings = set(), []
+    try:
+        files = os.listdir(folder)
+    except FileNotFoundError:
+        files = []
+    for file in sorted(files):
+        stem = file.removesuffix(".conf")
+        if stem == file or stem == "0":
+            continue
+        if stem.isascii() and stem.isdigit() and 0 < int(stem) <= CTID_MAX:
+            found.add(int(stem))
+        else:
+            warnings.append(f"Warning: invalid CTID in config file name: {file}, skipping")
+    return found, warnings
+
+
+def sort(rows: list[Row], field: Field, backwards: bool = False) -> list[Row]:
+    """Rows by a field; those that are equal stay in their order, backwards all is turned round."""
+    rows = sorted(rows, key=field.order)
+    return rows[::-1] if backwards else rows
+
+
+def open_node(paths: NodePaths) -> Node:
+    """Raises ConfigError (10) without a vz.conf."""
+    return Node(paths, config.load_global(paths.etc))
