@@ -60,20 +60,21 @@ def read(action: str, given: Mapping[str, object]) -> dict[str, Any]:
         if not option.kind:
             found[name] = True
             continue
-        many = values.KINDS[option.kind].repeat == "list" and isinstance(value, (list, tuple))
-        merged: Any = None
-        for one in value if many else [value]:  # type: ignore[attr-defined]
-            parsed = _check(option, _as_text(one), f"--{option.name}", events.silent)
-            merged = parsed if merged is None else _joined(merged, parsed)
-        found[name] = merged
+        flag = f"--{option.name}"
+        if values.KINDS[option.kind].repeat != "list":
+            found[name] = _check(option, _as_text(value), flag, events.silent)
+            continue
+        items = value if isinstance(value, (list, tuple)) else [value]
+        parsed = [_check(option, _as_text(item), flag, events.silent) for item in items]
+        found[name] = _joined(parsed)
     return found
 
 
-def _joined(before: Any, more: Any) -> Any:
-    if isinstance(before, dict):
-        return {**before, **more}
-    as_lists = [item if isinstance(item, list) else [item] for item in (before, more)]
-    return as_lists[0] + as_lists[1]
+def _joined(parsed: list[Any]) -> Any:
+    """What an option that may come again means as a whole: one dict of switches, or one list."""
+    if parsed and isinstance(parsed[0], dict):
+        return {name: on for switches in parsed for name, on in switches.items()}
+    return [one for item in parsed for one in (item if isinstance(item, list) else [item])]
 
 
 def _as_text(value: object) -> str:

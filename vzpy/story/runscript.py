@@ -10,6 +10,7 @@ from vzpy.story import enter, pump
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.events import Report
+    from vzpy.model import Facts
     from vzpy.story.pump import Result
     from vzpy.vps import VPS
 
@@ -33,7 +34,7 @@ def runscript(
 
 
 def _run(
-    vps: VPS, facts: enter.Facts, text: bytes, stdout: int | None, stderr: int | None
+    vps: VPS, facts: Facts, text: bytes, stdout: int | None, stderr: int | None
 ) -> Result:
     try:
         return pump.run(

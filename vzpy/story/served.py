@@ -19,8 +19,18 @@ SERVED = frozenset((
 
 def unserved(keys: Iterable[str]) -> list[str]:
     """The options of those keys that no room of ours applies."""
-    found = [BY_KEY[key] for key in keys if key in BY_KEY]
-    return [p.option or p.key.lower() for p in found if p.room != CORE and p.key not in SERVED]
+    return [
+        _option(key)
+        for key in keys
+        if key in BY_KEY and BY_KEY[key].room != CORE and key not in SERVED
+    ]
+
+
+def _option(key: str) -> str:
+    """The name a user knows a parameter by: ipadd for IP_ADDRESS."""
+    from vzpy.optiontable import SET
+
+    return next((option.name for option in SET if option.key == key), key.lower())
 
 
 def unserved_of(config: Config) -> list[str]:

@@ -164,7 +164,7 @@ def _on_running(
     missing = unserved(live)
     if missing and not save:
         code = next(_FAILED.get(BY_KEY[k].room, Exit.SYSTEM) for k in live if unserved([k]))
-        raise VzError(NotApplied.text.format(what=", ".join(missing)), code)
+        raise _not_possible(missing, code)
     merged = vps.node.config.vps(vps.ctid, vps.conf_path, changed)
     limits = [key for key in live if key in SERVED and BY_KEY[key].room in (UBC, CPU)]
     try:
@@ -172,7 +172,7 @@ def _on_running(
         if refused and not save:
             _apply_limits(facts, vps.config, (), report)
             code = _FAILED[BY_KEY[refused[0].upper()].room]
-            raise VzError(NotApplied.text.format(what=", ".join(refused)), code)
+            raise _not_possible(refused, code)
         if "HOSTNAME" in changed:
             set_hostname(facts, changed["HOSTNAME"])
     except VzError as err:
@@ -182,6 +182,10 @@ def _on_running(
         raise VzError(ApplyFailed.text, err.code) from err
     if missing or refused:
         report(NotApplied(what=", ".join(missing + refused)))
+
+
+def _not_possible(what: list[str], code: int) -> VzError:
+    return VzError(f"Error: cannot be applied on this node: {', '.join(what)}", code)
 
 
 def _apply_limits(
