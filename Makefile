@@ -54,7 +54,7 @@ bench: $(READY)
 	done
 
 docs: $(READY)
-	$(VENV)/bin/python -m vzpy.manpages docs/man completions
+	$(VENV)/bin/python -m vzpy.manpages docs completions
 
 # --- installation ---------------------------------------------------------------------------
 

@@ -8,8 +8,12 @@ cd "$(dirname "$0")/.."
 export VZ_ETC=$PWD/demo.run/etc VZ_RUN=$PWD/demo.run/run VZDIR=$PWD/demo.run/vz
 export PATH=$PWD/bin:$PATH
 
+bold='' plain=''
+[ ! -t 1 ] || bold=$'\e[1m' plain=$'\e[0m'
+
 run() {
-	printf '\n\033[1m# %s\033[0m\n' "$*"
+	echo
+	echo "$bold# $*$plain"
 	"$@"
 }
 

@@ -47,7 +47,8 @@ def script(tool: str) -> str:
 
 
 def _flags(options: Iterable[Option]) -> str:
-    return " ".join(f"--{name}" for option in options for name in (option.name, *option.aliases))
+    names = (name for option in options for name in (option.name, *option.aliases))
+    return " ".join(f"--{name}" if len(name) > 1 else f"-{name}" for name in names)
 
 
 def _case(subject: str, rows: Iterable[tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from inspect import cleandoc
 
-from vzpy import actions, optiontable, params
+from vzpy import actions, columns, optiontable, params
 from vzpy.params import BY_KEY, PARAMS, Option
 
 # What stands for a value of each class.
@@ -99,11 +99,11 @@ def expand(markdown: str) -> str:
 def option_lines(option: Option) -> list[str]:
     """An option as a definition: all its names, its value, its text."""
     names = [f"-{option.short}"] if option.short else []
-    names += [f"--{name}" for name in (option.name, *option.aliases)]
+    names += [f"--{name}" for name in (option.name, *option.aliases) if name != option.short]
     term = ", ".join(f"**{name}**" for name in names)
     if option.kind:
         term += f" {_marked(METAVARS[option.kind])}"
-    text = option.help or "no further text"
+    text = option.help
     param = BY_KEY.get(option.key)
     if param:
         text += f" (`{param.key}`)"
@@ -111,7 +111,7 @@ def option_lines(option: Option) -> list[str]:
         text += "; needs **--save**"
     if param and param.restart:
         text += "; needs a restart"
-    return [term, f": {text}.", ""]
+    return [term, f": {_sentence(text)}", ""]
 
 
 def _marked(synopsis: str) -> str:
@@ -194,9 +194,33 @@ def _config() -> list[str]:
     return lines
 
 
+_OWN_FIELDS = {
+    "ctid": "number",
+    "veid": "number",
+    "vpsid": "number",
+    "smart_name": "second name, else the number",
+    "status": "running, stopped, mounted or suspended",
+    "laverage": "load averages of 1, 5 and 15 minutes",
+    "uptime": "time since its start",
+    "vswap": "whether RAM and swap are its only beancounters",
+    "ip": "addresses",
+    "configured_ip": "addresses in the configuration file",
+    "layout": "kind of root file system",
+    "origin_sample": "sample it was made of",
+}
+
+
 def _fields() -> list[str]:
-    rows = [param.column for param in PARAMS if param.column]
-    return [x for row in rows for x in (f"**{row.field}**", f": Column {row.header}.", "")]
+    """The fields of vzlist in its order, with the header of their column."""
+    helps = {param.option: param.help for param in PARAMS}
+    helps |= {param.column.field: param.help for param in PARAMS if param.column}
+    lines = []
+    for name in (*columns.ORDER, *columns.EXTRA):
+        field = columns.field_of(name)
+        assert field
+        text = helps.get(name) or _OWN_FIELDS[name]
+        lines += [f"**{name}** ({field.column.header})", f": {_sentence(text)}", ""]
+    return lines
 
 
 _DIRECTIVES: dict[str, Callable[..., list[str]]] = {
