@@ -1,0 +1,17 @@
+"""What holds for every suite: inside the virtual machine nothing is skipped."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """VZ_TEST_VM=1: the machine was made for these tests, so an ability it lacks is a failure."""
+    report = yield
+    if report.skipped and os.environ.get("VZ_TEST_VM") == "1" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which is a failure here: {report.longrepr[2]}"
+    return report

@@ -1,0 +1,200 @@
+"""The bed of the node suite: throw-away nodes in a mount namespace of their own.
+
+node      a Node in folders of its own, with the embedded template at hand
+vps       number 101 of it, created
+cli       runs a tool of the checkout as a process: cli("vzctl", "start", 101)
+vzctl     the same for vzctl: vzctl("start", 101)
+make_node makes more nodes
+After every test everything that a VPS is made of has to be gone again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import tools
+from vzpy import cgroups, config, ids, nodesetup, template
+from vzpy.errors import VzError
+from vzpy.events import silent
+from vzpy.kernel import mount as m
+from vzpy.model import NodePaths
+from vzpy.node import Node
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "needs(*abilities): skipped, by name, where one is missing")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("needs"):
+        tools.require(*mark.args)
+
+
+class Bed:
+    """A folder for the nodes of one session, on a mount of its own: what vzctl puts at the root of
+    the file system, it puts there."""
+
+    def __init__(self) -> None:
+        tools.CACHE.mkdir(parents=True, exist_ok=True)
+        _sweep()
+        self.folder = tempfile.mkdtemp(prefix="node-", dir=tools.CACHE)
+        self.lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        tools.private_mounts()
+        m.mount(self.folder, self.folder, "none", m.MS_BIND)
+        self.template = f"{self.folder}/template"
+        self.cgroups: list[str] = []
+        self._count = 0
+        os.makedirs(f"{self.template}/cache")
+        template.ensure_tree(self.template, "busybox-x86_64", silent)
+
+    def node(self, template_dir: str | None = None) -> Node:
+        self._count += 1
+        where = f"{self.folder}/{self._count}"
+        paths = NodePaths.of(f"{where}/etc", f"{where}/run")
+        self.cgroups.append(paths.cgroup)
+        nodesetup.setup(paths, f"{where}/vz")
+        config.save(f"{paths.etc}/vz.conf", {"TEMPLATE": template_dir or self.template})
+        return Node(etc=paths.etc, run=paths.run)
+
+    def clear(self, node: Node) -> None:
+        """Take a node down as its administrator would. Raises when that does not work, or leaves
+        something, having removed it by force."""
+        problems = []
+        try:
+            for vps in node:
+                try:
+                    _end(vps)
+                except (VzError, OSError) as err:
+                    problems.append(f"{vps}: {err!r}")
+            if os.path.exists(node.paths.socket):
+                done = run_tool(node, ("vzeventd", "--stop"))
+                if done.code:
+                    problems.append(f"vzeventd --stop: {done}")
+            problems += tools.leftovers(node)
+            root = f"{cgroups.mountpoint()}/{node.paths.cgroup}"
+            problems += [f"{root}/{n.name}" for n in Path(root).glob("*/")]
+        finally:
+            tools.clear_cgroup(node.paths.cgroup)
+            tools.remove_tree(os.path.dirname(node.paths.etc))
+        assert not problems, "\n".join(problems)
+
+    def close(self) -> None:
+        m.umount2(self.folder, m.MNT_DETACH)
+        tools.remove_tree(self.folder)
+        os.close(self.lock)
+        _prune_ranges(self.folder)
+
+
+def _end(vps) -> None:
+    if vps.facts():
+        vps.stop(fast=True)
+    vps.settle()
+    if vps.status.mounted:
+        vps.umount()
+    vps.destroy()
+
+
+def _sweep() -> None:
+    """Remove what sessions left that were killed."""
+    for folder in tools.CACHE.glob("node-*"):
+        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for etc in folder.glob("*/etc"):
+                tools.clear_cgroup(NodePaths.of(str(etc)).cgroup)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass  # another session
+        finally:
+            os.close(fd)
+
+
+def _prune_ranges(folder: str) -> None:
+    """The registry forgets dead entries when the next range is wanted: want one."""
+    owner = ids.Owner(f"{folder}/etc", 1, f"{folder}/private")
+    ids.Registry().allocate(owner)
+    ids.Registry().free(owner)
+
+
+@pytest.fixture(scope="session")
+def bed():
+    tools.require("root")
+    made = Bed()
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def leaks(request):
+    """Fails a test that leaves something behind."""
+    if "bed" not in request.fixturenames:
+        yield
+        return
+    bed = request.getfixturevalue("bed")
+    before = tools.Traces(bed.folder, bed.cgroups)
+    yield
+    end = time.monotonic() + 10
+    # The remover of private areas works in the background, and what was killed takes its time.
+    while left := tools.Traces(bed.folder, bed.cgroups).since(before):
+        if time.monotonic() > end or not any(x.startswith(("process", "to be")) for x in left):
+            pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def make_node(leaks, bed):
+    with ExitStack() as made:
+
+        def make(template_dir: str | None = None) -> Node:
+            node = bed.node(template_dir)
+            made.callback(bed.clear, node)
+            return node
+
+        yield make
+
+
+@pytest.fixture
+def node(make_node):
+    return make_node()
+
+
+@pytest.fixture
+def vps(node):
+    return node.create(101)
+
+
+def run_tool(node: Node, words, *, env=None, stdin=b"", timeout=120, **kw) -> tools.Ran:
+    """A tool of the checkout, with the environment of the contract and no other."""
+    command = [tools.ROOT / "bin" / words[0], *map(str, words[1:])]
+    given = {**tools.ENV, "VZ_ETC": node.paths.etc, "VZ_RUN": node.paths.run, **(env or {})}
+    source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+    kw = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kw}
+    done = subprocess.run(command, env=given, timeout=timeout, **source, **kw)
+    done.stdout, done.stderr = done.stdout or b"", done.stderr or b""
+    return tools.Ran(done)
+
+
+@pytest.fixture
+def cli(node):
+    def run(*words, **kw) -> tools.Ran:
+        return run_tool(node, words, **kw)
+
+    return run
+
+
+@pytest.fixture
+def vzctl(cli):
+    def run(*words, **kw) -> tools.Ran:
+        return cli("vzctl", *words, **kw)
+
+    return run

@@ -1,0 +1,268 @@
+"""Helpers of the node suite: abilities found by trying, and what a node leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from vzpy import cgroups, ids
+from vzpy.kernel import caps, proc, process
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("VZ_TEST_CACHE", "/var/cache/vzpy-tests"))
+# Tools are run with this and nothing of the environment of the tests.
+ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+needs = pytest.mark.needs
+slow = pytest.mark.slow
+
+
+class Ran:
+    """What a tool came to: exit code (or minus the signal) and what it wrote."""
+
+    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
+        self.code = done.returncode
+        self.stdout = done.stdout.decode(errors="surrogateescape")
+        self.stderr = done.stderr.decode(errors="surrogateescape")
+
+    def __repr__(self) -> str:
+        return f"exit code {self.code}\nstdout: {self.stdout}\nstderr: {self.stderr}"
+
+
+def wait_for(condition, seconds: float = 10, what: str = ""):
+    """Poll until the condition is true; its value. Fails with `what` after the time."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s: {what or condition}"
+        time.sleep(0.01)
+    return value
+
+
+# Abilities: each probe returns why it is missing, "" when it is there
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "not root"
+
+
+def _controller(name: str):
+    def probe() -> str:
+        with open(f"{cgroups.mountpoint()}/cgroup.controllers") as f:
+            return "" if name in f.read().split() else "bound to cgroup v1, or not built"
+
+    return probe
+
+
+def _sys_resource() -> str:
+    return "" if caps.bounding_of(os.getpid()) & caps.mask(["sys_resource"]) else "not permitted"
+
+
+def _program(name: str):
+    return lambda: "" if shutil.which(name) else "not installed"
+
+
+def _tmpfs() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(["mount", "-t", "tmpfs", "none", folder], capture_output=True)
+        if not done.returncode:
+            subprocess.run(["umount", folder], check=True)
+        return done.stderr.decode()
+
+
+def _debian() -> str:
+    return "" if debian_tarball() else "no debian-12-x86_64 in the cache, and it cannot be built"
+
+
+ABILITIES = {
+    "root": _root,
+    "pids controller": _controller("pids"),
+    "memory controller": _controller("memory"),
+    "cpu controller": _controller("cpu"),
+    "CAP_SYS_RESOURCE": _sys_resource,
+    "strace": _program("strace"),
+    "tmpfs": _tmpfs,
+    "debian template": _debian,
+}
+_missing: dict[str, str] = {}
+
+
+def require(*names: str) -> None:
+    """Skip the test, by the name of the first ability that is not there."""
+    for name in names:
+        if name not in _missing:
+            _missing[name] = ABILITIES[name]()
+        if _missing[name]:
+            pytest.skip(f"needs {name}: {_missing[name]}")
+
+
+def debian_tarball() -> Path | None:
+    """The Debian template's tarball, kept over sessions; built when the machine can."""
+    from vzpy import data, template
+    from vzpy.errors import VzError
+    from vzpy.events import silent
+
+    name, store = "debian-12-x86_64", CACHE / "templates"
+    recipe = Path(data.path("recipes", f"{name}.yaml")).stat()
+    found = next(iter(sorted(store.glob(f"{name}.tar*"))), None)
+    stale = found and found.stat().st_mtime < recipe.st_mtime
+    if found and not stale or not shutil.which("mmdebstrap"):
+        return found
+    work = CACHE / "build"
+    try:
+        made = template.build_cache(str(work), name, silent)
+        store.mkdir(exist_ok=True)
+        for old in store.glob(f"{name}.tar*"):
+            old.unlink()
+        return Path(shutil.move(made, store))
+    except (VzError, OSError):
+        return found
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+# What is left behind
+
+
+class Traces:
+    """Everything of the kind that a VPS is made of, as it is now: (kind, what) pairs.
+
+    folder   where the nodes of this session live
+    cgroups  names of their cgroups"""
+
+    def __init__(self, folder: str, names: list[str]) -> None:
+        self.found = {
+            *(("mount", line) for line in _lines("/proc/self/mountinfo")),
+            *(("process", p) for p in _our_processes()),
+            *(("cgroup", n) for n in names if os.path.exists(f"{cgroups.mountpoint()}/{n}")),
+            *(("network namespace", n) for n in _listing("/run/netns")),
+            *(("link", n) for _, n in socket.if_nameindex() if n.startswith(("venet", "veth"))),
+            *(("loop device", n) for n in _loops(folder)),
+            *(("descriptor", n) for n in _descriptors()),
+            *(("default node", n) for n in ("/etc/vz", "/run/vz", "/vz") if os.path.exists(n)),
+            *(("id range", str(e.ids.base)) for e in _ranges(folder)),
+            *(("to be removed", n) for n in _listing(f"{folder}/vztmp") if n != "rm.lck"),
+        }
+
+    def since(self, before: Traces) -> list[str]:
+        return sorted(f"{kind}: {what}" for kind, what in self.found - before.found)
+
+
+def _lines(path: str) -> list[str]:
+    with open(path, errors="surrogateescape") as f:
+        return f.read().splitlines()
+
+
+def _listing(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _our_processes() -> list[str]:
+    """Processes in the mount namespace of the tests, which nobody but we has: tools, daemons."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if int(pid) == os.getpid() or os.readlink(f"/proc/{pid}/ns/mnt") != _namespace():
+                continue
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                words = f.read().replace(b"\0", b" ").decode(errors="replace")
+            proc.starttime(int(pid))  # no zombie
+            found.append(f"{pid} {words}")
+        except OSError:
+            pass
+    return found
+
+
+def _namespace() -> str:
+    return os.readlink("/proc/self/ns/mnt")
+
+
+def _loops(folder: str) -> list[str]:
+    found = []
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if path.read_text().startswith(folder):
+                found.append(f"{path.parts[3]} {path.read_text().strip()}")
+        except OSError:
+            pass
+    return found
+
+
+def _descriptors() -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+        except OSError:
+            pass  # the one that lists them
+    return found
+
+
+def _ranges(folder: str) -> list[ids.Entry]:
+    mine = (e for e in ids.Registry().entries() if e.owner.etc.startswith(folder))
+    return [e for e in mine if e.held(False)]
+
+
+def leftovers(node) -> list[str]:
+    """What is still in the folders of a node that has no VPS any more."""
+    lock = node.config.raw("LOCKDIR")
+    folders = [node.paths.run, lock, *(os.path.dirname(node.config.raw(k)) for k in _DATA)]
+    found = [f"{folder}/{name}" for folder in folders for name in _listing(folder)]
+    found += [str(p) for p in Path(node.paths.conf).glob("*.creating*")]
+    found += [f"{node.paths.names}/{name}" for name in _listing(node.paths.names)]
+    store = f"{node.config.raw('TEMPLATE')}/tree/.refs"
+    private = os.path.dirname(node.config.raw("VE_PRIVATE"))
+    found += [str(p) for p in Path(store).rglob("*") if p.is_symlink() and
+              os.readlink(p).startswith(private)]
+    return [name for name in found if not name.endswith(_STAYS)]
+
+
+_DATA = ("VE_PRIVATE", "VE_ROOT")
+# Of the daemon: kept between starts.
+_STAYS = ("vzeventd.log",)
+
+
+def clear_cgroup(name: str) -> None:
+    """Kill and remove a cgroup of a node; whatever a failed test left in it."""
+    path = f"{cgroups.mountpoint()}/{name}"
+    if os.path.exists(path):
+        cgroups.remove(path)
+
+
+def private_mounts() -> None:
+    """A mount namespace of our own, cut off from the machine's, with shared mounts as systemd
+    leaves them: code that forgets to make its copy private is found out."""
+    from vzpy.kernel import mount as m
+
+    process.unshare(process.CLONE_NEWNS)
+    m.mount("none", "/", "none", m.MS_REC | m.MS_PRIVATE)
+    m.mount("none", "/", "none", m.MS_REC | m.MS_SHARED)
+
+
+def remove_tree(path: str) -> None:
+    """Unmount what is below and remove; whoever still has something open there loses it."""
+    from vzpy.kernel import mount as m
+
+    for target in reversed(proc.mounts_below(path)):
+        if target != path:
+            m.umount2(target, m.MNT_DETACH)
+    for _ in range(20):
+        try:
+            shutil.rmtree(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as err:
+            if err.errno != errno.ENOTEMPTY:
+                raise
+            time.sleep(0.05)
