@@ -31,6 +31,7 @@ class Node:
     def __init__(self, paths: NodePaths, conf: Config) -> None:
         self.paths = paths
         self.config = conf
+        self.missing_knobs: set[str] = set()
         self._mounts: frozenset[str] | None = None
         self._uptime = 0.0
 
@@ -42,8 +43,7 @@ class Node:
     def uptime(self) -> float:
         """Seconds since boot."""
         if not self._uptime:
-            with open("/proc/uptime") as file:
-                self._uptime = float(file.read().split()[0])
+            self._uptime = float(proc.slurp("/proc/uptime").split()[0])
         return self._uptime
 
 
@@ -134,13 +134,17 @@ class Row:
         if not self.facts or key not in _KNOBS:
             return None
         controller, unit = _KNOBS[key]
-        try:
-            with open(f"{self.facts.cgroup}/{controller}.{knob}") as file:
-                return int(file.read()) // unit
-        except OSError:
-            pass  # without that controller, or that knob of a newer kernel
-        if key == "NUMPROC" and knob == "current":
-            return _count_threads(self.facts.cgroup)
+        file = f"{controller}.{knob}"
+        if file not in self.node.missing_knobs:
+            try:
+                return int(proc.slurp(f"{self.facts.cgroup}/{file}")) // unit
+            except OSError:
+                # Without that controller, or that knob of a newer kernel, others have none either;
+                # only a VPS that ends just now is no sign of that.
+                if os.path.exists(self.facts.cgroup):
+                    self.node.missing_knobs.add(file)
+        if file == "pids.current":
+            return _count_threads(f"{self.facts.cgroup}/ve")
         return None
 
 
@@ -153,11 +157,10 @@ _KNOBS = {
 
 
 def _count_threads(cgroup: str) -> int | None:
-    """Threads in the subtree. Most directories have none below, which the link count tells."""
+    """Threads in the subtree; None when it is gone."""
     try:
-        with open(f"{cgroup}/cgroup.threads", "rb") as file:
-            count = file.read().count(b"\n")
-        if os.stat(cgroup).st_nlink > 2:
+        count = proc.slurp(f"{cgroup}/cgroup.threads").count(b"\n")
+        if os.stat(cgroup).st_nlink > 2:  # there are directories in it
             with os.scandir(cgroup) as entries:
                 below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
             count += sum(_count_threads(path) or 0 for path in below)

@@ -11,7 +11,7 @@ import time
 
 from vzpy.errors import Exit, Locked, VzError
 from vzpy.events import silent
-from vzpy.kernel.proc import boot_id, starttime
+from vzpy.kernel.proc import boot_id, slurp, starttime
 from vzpy.model import Facts, NodePaths
 
 TYPE_CHECKING = False
@@ -65,14 +65,13 @@ def _unquoted(text: str) -> str:
 def read_facts(paths: NodePaths, ctid: int) -> Facts | None:
     """The facts as written, unchecked; None when there are none or the file is not ours."""
     try:
-        with open(f"{directory(paths, ctid)}/start.json", errors="surrogateescape") as f:
-            rows = f.read().splitlines()
+        rows = os.fsdecode(slurp(f"{directory(paths, ctid)}/start.json")).split("\n")
     except OSError:
         return None
     given: dict[str, object] = {}
     kinds = Facts.__annotations__
     try:
-        for row in rows[1:-1]:
+        for row in rows[1:-2]:
             name, _, text = row.strip().removesuffix(",").partition(": ")
             name, value = name.strip('"'), _unquoted(text)
             kind = kinds[name]
