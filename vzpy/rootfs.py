@@ -36,7 +36,10 @@ def layout_of(private: str) -> str:
     """The layout of a private area whose N.conf does not tell.
 
     What a guest can have made in its simfs root is not believed: an overlay area is root's."""
-    about = os.stat(private)
+    try:
+        about = os.stat(private)
+    except OSError:
+        return "simfs"
     is_root_only = about.st_uid == 0 and not about.st_mode & 0o077
     looks_so = os.path.islink(f"{private}/tree") and os.path.isdir(f"{private}/upper")
     return "overlay" if is_root_only and looks_so else "simfs"

@@ -88,9 +88,9 @@ class VPS:
         given = self.config.own("VE_LAYOUT")
         if given:
             return given
-        private = self.private
-        is_overlay = os.path.lexists(f"{private}/tree") and os.path.isdir(f"{private}/upper")
-        return "overlay" if is_overlay else "simfs"
+        from vzpy import rootfs
+
+        return rootfs.layout_of(self.private)
 
     @property
     def owner(self) -> ids.Owner:
