@@ -184,4 +184,5 @@ def _explained(tarball: str, dest: str, failure: bytes, complaint: bytes) -> VzE
         )
     if code in (0, errno.EBADMSG):
         return _damaged(tarball, complaint.decode(errors="replace") or text)
-    return VzError(f"Cannot unpack {tarball}: {name}: {text}", Exit.FS_BAD_TMPL, errno=code)
+    where = f"{name}: " if name else ""
+    return VzError(f"Cannot unpack {tarball}: {where}{text}", Exit.FS_BAD_TMPL, errno=code)
