@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from vzpy.errors import AlreadyRunning, Exit, UsageError, VzError
+from vzpy.errors import AlreadyRunning, Exit, NotRunning, UsageError, VzError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def run(call: Call) -> int:
     elif commands == ["kill"]:
         vps.stop(fast=True, report=call.report)
     elif call.action.name == "suspend":
-        vps.running()
+        if vps.facts() is None:
+            raise NotRunning("Unable to setup checkpointing: container is not running")
         raise VzError("Checkpointing failed", Exit.CHKPNT, hint=_HINT)
     else:
         if vps.facts():

@@ -20,6 +20,7 @@ from vzpy.events import (
     Unsaved,
     UnsavedRunning,
     Warned,
+    silent,
 )
 from vzpy.params import (
     BY_KEY,
@@ -75,7 +76,8 @@ def set_params(vps: VPS, params: Mapping[str, object], save: bool, report: Repor
     if not vps.config.exists:
         report(ConfMissing(path=vps.conf_path))
     if "applyconfig_map" in given:
-        _assign(vps, vps.config.own("NAME") or "", report)
+        name = vps.config.own("NAME") or ""
+        _assign(vps, name, name, report)
 
     changed = edits.changes(given, OPTIONS, vps.config, vps.ctid)
     if "applyconfig" in given:
@@ -317,7 +319,7 @@ def _save(vps: VPS, changed: dict[str, str], report: Report, restart: bool = Fal
     before = vps.config.own("NAME") or ""
     old = {key: vps.config.own(key) for key in changed}
     if "NAME" in changed:
-        _assign(vps, changed["NAME"], report)
+        _assign(vps, changed["NAME"], before, report)
         changed = {**changed, "VEID": str(vps.ctid)}
     try:
         config.save(vps.conf_path, changed)
@@ -325,8 +327,8 @@ def _save(vps: VPS, changed: dict[str, str], report: Report, restart: bool = Fal
         if restart:
             _restart(vps, report)
     except BaseException:
-        if "NAME" in changed and before != changed["NAME"]:
-            _assign(vps, before, report)
+        if "NAME" in changed:
+            _assign(vps, before, changed["NAME"], silent)
         if restart:
             config.save(vps.conf_path, old)
             vps.reload()
@@ -334,9 +336,9 @@ def _save(vps: VPS, changed: dict[str, str], report: Report, restart: bool = Fal
     report(ConfigSaved(path=vps.conf_path))
 
 
-def _assign(vps: VPS, name: str, report: Report) -> None:
-    """Make the link of a name; with "" take the present one away. Raises VzError 131."""
-    paths, before = vps.node.paths, vps.config.own("NAME") or ""
+def _assign(vps: VPS, name: str, before: str, report: Report) -> None:
+    """Make the link of a name, the one of the name before goes. Raises VzError 131."""
+    paths = vps.node.paths
     if not name:
         names.release(paths, vps.ctid, before)
     elif name != before or names.find(paths, name) != vps.ctid:
