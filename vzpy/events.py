@@ -124,6 +124,7 @@ _TABLE: dict[int, dict[str, str]] = {
         "Step": "step {name}",
         "Undone": "undo {name}",
         "Kept": "{path} is there, left as it is",
+        "ReshiftProgress": "{done} of {total} owners changed",
         "HaltBy": "init is {kind}: asking it to halt by {how}, {seconds} s left",
     },
 }

@@ -9,6 +9,7 @@ from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import AlreadyMounted, Mounted, Unmounted
 from vzpy.fault import fault
 from vzpy.model import IdRange
+from vzpy.story import owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def mount(vps: VPS, report: Report) -> None:
     if rootfs.is_mounted(vps.root):
         report(AlreadyMounted())
         return
+    if os.path.isdir(vps.private):
+        owner.settle(vps, report)
     mount_root(vps, report)
 
 
@@ -54,17 +57,17 @@ def mount_root(vps: VPS, report: Report, hooks: bool = True) -> None:
     report(Mounted())
 
 
-def by_layout(layout: str, private: str, root: str, owner: IdRange) -> None:
+def by_layout(layout: str, private: str, root: str, holder: IdRange) -> None:
     """Raises OSError; VzError 47 when the template tree is gone, 99 for a layout not there yet."""
     if layout == "overlay":
         tree = template.tree_of(private)
-        view = ns.idmap_userns(owner.map_text())
+        view = ns.idmap_userns(holder.map_text())
         try:
             rootfs.mount_overlay(tree, private, root, view)
         finally:
             os.close(view)
     elif layout == "simfs":
-        view = ns.idmap_userns(b"%d 0 %d\n" % (owner.base, owner.count))
+        view = ns.idmap_userns(b"%d 0 %d\n" % (holder.base, holder.count))
         try:
             rootfs.mount_simfs(private, root, view)
         finally:

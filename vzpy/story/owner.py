@@ -6,8 +6,8 @@ import os
 
 from vzpy import config, ids
 from vzpy.errors import Exit, VzError
-from vzpy.events import Reshifting
-from vzpy.model import IdRange
+from vzpy.events import Reshifting, ReshiftProgress
+from vzpy.model import RANGE, IdRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,11 +19,12 @@ def settle(vps: VPS, report: Report) -> None:
     """Claim the range of N.conf, or a new one, and shift the private area to it where needed.
 
     A configuration copied to a new number names a range that the first VPS holds: the copy gets
-    its own. An area restored by tar may have any owner: it is shifted from the one it has.
+    its own. An area restored by tar may have any owner: it is shifted from the one it has. Nothing
+    of the VPS may be mounted.
     Raises VzError 47 when the owners cannot be changed, 6 when no range is free."""
     registry = ids.Registry()
     own = vps.config.own
-    found = ids.range_of(own("LOCAL_UID"), own("LOCAL_GID"), own("LOCAL_IDS"))
+    named = found = ids.range_of(own("LOCAL_UID"), own("LOCAL_GID"), own("LOCAL_IDS"))
     try:
         if found is not None:
             registry.claim(vps.owner, found)
@@ -35,17 +36,32 @@ def settle(vps: VPS, report: Report) -> None:
         config.save(vps.conf_path, {"LOCAL_UID": base, "LOCAL_GID": base})
         vps.reload()
     top = os.path.join(vps.private, "upper") if vps.layout == "overlay" else vps.private
-    base = os.lstat(top).st_uid
-    if base != found.base:
-        from vzpy import reshift
+    owner = os.lstat(top).st_uid
+    if not found.holds(owner):
+        _reshift(vps, top, _range_with(owner, named, found.count), found, report)
 
-        report(Reshifting(path=vps.private, base=found.base))
-        try:
-            reshift.shift(top, IdRange(base, found.count), found)
-        except OSError as err:
-            raise VzError.of(
-                f"Container private area is owned by {base}, but configuration file says we should"
-                f" run with {found.base}",
-                err,
-                Exit.FS_BAD_TMPL,
-            ) from err
+
+def _range_with(owner: int, named: IdRange | None, count: int) -> IdRange:
+    """The range that an area was in, by the owner of its top: whoever that is inside."""
+    if named and named.holds(owner):
+        return named
+    in_order = owner < ids.HOST_IDS or owner >= ids.POOL_FIRST
+    return IdRange(owner - owner % RANGE if in_order else owner, count)
+
+
+def _reshift(vps: VPS, top: str, old: IdRange, new: IdRange, report: Report) -> None:
+    from vzpy import reshift
+
+    report(Reshifting(path=vps.private, base=new.base))
+    try:
+        reshift.shift(
+            top, old, new, lambda done, total: report(ReshiftProgress(done=done, total=total))
+        )
+    except OSError as err:
+        raise VzError(
+            f"Container private area is owned by {old.base}:{old.base}, but configuration file"
+            f" says we should run with {new.base}:{new.base}.\nRefusing to run.",
+            Exit.FS_BAD_TMPL,
+            errno=err.errno or 0,
+            hint=f"Unable to change the owner of {err.filename}: {err.strerror}",
+        ) from err

@@ -100,10 +100,10 @@ def prepared(
     bare  without action scripts, console and daemon: for what runs in a stopped VPS
     Returns the facts, and the parameters that this node does not apply."""
     node, ctid = vps.node, vps.ctid
-    _step("owner", report)
-    owner.settle(vps, report)
     if rootfs.is_mounted(vps.root):
         umount_root(vps, vps.root, report, hooks=not bare)
+    _step("owner", report)
+    owner.settle(vps, report)
     mount_root(vps, report, hooks=not bare)
     undo.callback(umount_root, vps, vps.root, report, hooks=False)
 
