@@ -218,24 +218,24 @@ def _run_hook(node: Node, plan: Plan, report: Report) -> None:
 def recover(node: Node, ctid: int) -> None:
     """Take back what a create of this number left that was killed. Its lock is the caller's matter.
 
-    Where there is an N.conf and a private area, there is a VPS, whatever was going on."""
+    A private area that N.conf names is a VPS, whatever was going on, and stays."""
     conf = f"{node.paths.conf}/{ctid}.conf"
     journal = f"{conf}.creating"
     if not os.path.exists(journal):
         return
-    left = node.config.vps(ctid, journal)
+    left, now = node.config.vps(ctid, journal), node.config.vps(ctid, conf)
     private, root, name = left.raw("VE_PRIVATE"), left.raw("VE_ROOT"), left.own("NAME")
     try:
         if private:
-            if not os.path.exists(conf) and not os.path.exists(f"{private}.tmp"):
+            is_vps = now.exists and now.raw("VE_PRIVATE") == private
+            if not is_vps and not os.path.exists(f"{private}.tmp"):
                 template.release_tree(private)
                 _discard(private)
             _discard(f"{private}.tmp")
-        if not os.path.exists(conf):
-            if name:
-                names.release(node.paths, ctid, name)
-            if root and not rootfs.is_mounted(root) and os.path.isdir(root):
-                os.rmdir(root)
+        if name and now.own("NAME") != name:
+            names.release(node.paths, ctid, name)
+        if root and not now.exists and os.path.isdir(root) and not rootfs.is_mounted(root):
+            os.rmdir(root)
         _unlink(journal)
     except OSError as err:
         raise VzError.of(
