@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import events, recipe
+from vzpy import events, recipe, vztmp
 from vzpy.errors import Exit, VzError
 from vzpy.lockfile import Flock
 
@@ -211,8 +211,11 @@ def _make_tree(tarball: str, tree: str, progress: Progress | None) -> None:
         treecheck.check(temporary, tarball)
         _write_to_disk(temporary)
         os.rename(temporary, tree)
-    except BaseException:
-        _remove(temporary)
+    except BaseException as failure:
+        try:
+            _remove(temporary)
+        except VzError as left:
+            failure.add_note(str(left))
         raise
 
 
@@ -387,15 +390,8 @@ def _write_to_disk(path: str) -> None:
 
 
 def _remove(path: str) -> None:
-    """Remove a tree of ours, never through a mount; absence is success."""
-    import shutil
-
-    if not os.path.lexists(path):
-        return
-    inside = os.path.realpath(path)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            point = line.split(" ")[4].replace("\\040", " ")
-            if point == inside or point.startswith(inside + "/"):
-                raise VzError(f"{path} is not removed: {point} is mounted", Exit.FS_MOUNTED)
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove a tree of ours, however deep, never through a mount; absence is success."""
+    try:
+        vztmp.remove(path)
+    except OSError as err:
+        raise VzError.of("Cannot remove what is of no use any more", err) from None
