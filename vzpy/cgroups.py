@@ -32,7 +32,7 @@ def mountpoint() -> str:
         with open("/proc/self/mountinfo") as f:
             points = [x.split(" ")[4] for x in f if " - cgroup2 " in x]
         if not points:
-            raise FileNotFoundError(2, "No cgroup2 is mounted (mount -t cgroup2 none /sys/fs/cgroup)")
+            raise FileNotFoundError(2, "No cgroup2; mount -t cgroup2 none /sys/fs/cgroup")
         _mountpoint = points[0]
     return _mountpoint
 

@@ -158,7 +158,7 @@ def try_execve(path: bytes, argv: list[bytes], env: dict[bytes, bytes]) -> None:
         os.execve(path, argv, env)
     except OSError as err:
         if err.errno not in (2, 20):  # ENOENT, ENOTDIR
-            raise OSError(err.errno, os.strerror(err.errno), os.fsdecode(path)) from None
+            raise OSError(err.errno, err.strerror, os.fsdecode(path)) from None
 
 
 def poison_imports() -> None:

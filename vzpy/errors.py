@@ -1,4 +1,4 @@
-"""Errors, each with the exit code that scripts written for OpenVZ expect (vzctl(8), EXIT STATUS)."""
+"""Errors, each with the exit code that scripts made for OpenVZ expect (vzctl(8), EXIT STATUS)."""
 
 from __future__ import annotations
 
@@ -120,11 +120,13 @@ class VzError(Exception):
             self.stdout = True
 
     @classmethod
-    def of(cls, what: str, err: OSError, code: int | None = None, **kw: str) -> VzError:
+    def of(
+        cls, what: str, err: OSError, code: int | None = None, *, step: str = "", hint: str = ""
+    ) -> VzError:
         """The same failure in a user's words: WHAT: [path:] strerror."""
         where = f"{os.fsdecode(err.filename)}: " if err.filename else ""
         text = os.strerror(err.errno) if err.errno else str(err)
-        return cls(f"{what}: {where}{text}", code, errno=err.errno or 0, **kw)
+        return cls(f"{what}: {where}{text}", code, errno=err.errno or 0, step=step, hint=hint)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -173,5 +175,7 @@ class NotRunning(VzError):
 class AlreadyRunning(VzError):
     code = Exit.VE_RUNNING
 
-    def __init__(self, message: str = "Container is already running", **kw: bool) -> None:
-        super().__init__(message, **kw)
+    def __init__(
+        self, message: str = "Container is already running", *, stdout: bool = False
+    ) -> None:
+        super().__init__(message, stdout=stdout)

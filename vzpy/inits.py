@@ -104,7 +104,7 @@ def _beside(root: int, kind: str) -> str:
 
 
 def uses_openrc(root: int) -> bool:
-    """OpenRC's scripts run, whatever process 1 is: they take an unknown container= for bare metal."""
+    """OpenRC's scripts run, whatever process 1 is; an unknown container= is bare metal to them."""
     try:
         os.close(m.openat2(root, "/sbin/openrc", os.O_PATH))
         return True

@@ -1,4 +1,4 @@
-"""The log file of the contract: `2012-06-13T10:11:12+0400 vzctl : CT 101 : text` (vzctl-cli 1.2)."""
+"""The log file: lines like `2012-06-13T10:11:12+0400 vzctl : CT 101 : text` (vzctl-cli 1.2)."""
 
 from __future__ import annotations
 

@@ -135,7 +135,9 @@ def detached(root: str, layout: str, private: str) -> tuple[int, list[tuple[str,
 class Place:
     """A fresh file system or a clone of a host file, made before pivot_root and placed after."""
 
-    def __init__(self, target: str, make: Callable[[], int], what: str, is_dir: bool = True) -> None:
+    def __init__(
+        self, target: str, make: Callable[[], int], what: str, is_dir: bool = True
+    ) -> None:
         self.target, self.make, self.what, self.is_dir = target, make, what, is_dir
         self.fd = -1
 

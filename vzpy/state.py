@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from vzpy.events import Event
 
 _TRIES = 3
+# Status word of vzeventd's lock while it puts away a VPS that has ended, or starts it again: a tool
+# that comes just then waits instead of failing, since nobody asked for that work.
+BRIEFLY = "settling"
+_PATIENCE = 60  # seconds
 
 
 # Facts of a start
@@ -37,7 +41,8 @@ def write_facts(paths: NodePaths, facts: Facts) -> None:
     os.makedirs(where, 0o700, exist_ok=True)
     lines = [f' "{k}": {_quoted(v)}' for k, v in facts.__dict__.items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
-    fd = os.open(f"{where}/start.json.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    fd = os.open(f"{where}/start.json.new", flags, 0o600)
     try:
         os.write(fd, text.encode(errors="surrogateescape"))
     finally:
@@ -123,6 +128,26 @@ def running_ids(paths: NodePaths) -> list[int]:
         return []
 
 
+def console_log(paths: NodePaths, ctid: int) -> str:
+    """What the console of a VPS showed since its start, stopped or not; what came before the last
+    128 KiB or so is in a file of the same name with `.old`."""
+    return f"{paths.run}/console/{ctid}.log"
+
+
+def forget_console(paths: NodePaths, ctid: int) -> None:
+    """Remove the log of the console. Absence is success."""
+    path = console_log(paths, ctid)
+    for name in (path, f"{path}.old"):
+        try:
+            os.unlink(name)
+        except OSError:
+            pass
+    try:
+        os.rmdir(os.path.dirname(path))
+    except OSError:
+        pass
+
+
 # Locks
 
 
@@ -140,10 +165,15 @@ class Lock:
 
     def __enter__(self) -> Lock:
         mine = f"{os.getpid()}\n{self.word}\n{starttime(os.getpid())}\n"
-        for _ in range(_TRIES):
+        patience = time.monotonic() + _PATIENCE
+        tries = 0
+        while tries < _TRIES:
             if self._link(mine):
                 return self
-            self._check_holder()
+            if self._check_holder(time.monotonic() < patience):
+                tries += 1
+            else:
+                time.sleep(0.01)
         raise VzError("Unable to lock container", Exit.SYSTEM)
 
     def _link(self, text: str) -> bool:
@@ -164,30 +194,29 @@ class Lock:
             os.unlink(temp)
         return True
 
-    def _check_holder(self) -> None:
-        """Raise Locked while the holder lives; remove the lock when it is stale."""
+    def _check_holder(self, patient: bool) -> bool:
+        """Raise Locked while the holder lives, or False while it is a brief one and we are
+        patient; remove the lock when it is stale."""
         try:
             with open(self.path) as f:
                 text = f.read()
-            lines = text.split("\n")
-            pid = int(lines[0])
+            pid = _living(text)
         except FileNotFoundError:
-            return
+            return True
         except ValueError:
             time.sleep(0.5)  # somebody writes it by hand right now
-            return
-        try:
-            born = starttime(pid)
-            if len(lines) < 3 or not lines[2] or int(lines[2]) == born:
-                raise Locked(
-                    f"Locked by: pid {pid}, cmdline {_cmdline(pid)}\nContainer already locked"
-                )
-        except (OSError, ValueError):
-            pass
+            return True
+        if pid:
+            if patient and text.split("\n")[1:2] == [BRIEFLY]:
+                return False
+            raise Locked(
+                f"Locked by: pid {pid}, cmdline {_cmdline(pid)}\nContainer already locked"
+            )
         from vzpy.events import StaleLock
 
         self.report(StaleLock(path=self.path))
         _unlink_same(self.path, text)
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
@@ -196,6 +225,28 @@ class Lock:
             os.unlink(self.path)
         except OSError:
             pass
+
+
+def is_locked(lockdir: str, ctid: int) -> bool:
+    """Somebody who lives holds the lock."""
+    try:
+        with open(f"{lockdir}/{ctid}.lck") as f:
+            return bool(_living(f.read()))
+    except OSError:
+        return False
+    except ValueError:
+        return True  # somebody writes it by hand right now
+
+
+def _living(text: str) -> int:
+    """The holder that a lock file names, 0 when it lives no more. Raises ValueError."""
+    lines = text.split("\n")
+    pid = int(lines[0])
+    try:
+        born = starttime(pid)
+        return pid if len(lines) < 3 or not lines[2] or int(lines[2]) == born else 0
+    except (OSError, ValueError):
+        return 0
 
 
 def _unlink_same(path: str, text: str) -> None:

@@ -18,10 +18,13 @@ REFUSED = (
     "init_module finit_module delete_module kexec_load kexec_file_load",
     "swapon swapoff acct iopl ioperm lookup_dcookie",
     "open_by_handle_at",  # handles reach files outside of the root
-    "bpf perf_event_open userfaultfd",  # what most kernel exploits of unprivileged users began with
+    "bpf perf_event_open userfaultfd",  # where most kernel exploits began
 )
 # ENOSYS: programs are ready for kernels without it.
-ABSENT = ("io_uring_setup io_uring_enter io_uring_register", "nfsservctl uselib _sysctl vm86 vm86old")
+ABSENT = (
+    "io_uring_setup io_uring_enter io_uring_register",
+    "nfsservctl uselib _sysctl vm86 vm86old",
+)
 # Calls younger than the libseccomp of Debian 12, whose numbers all architectures share:
 # cachestat .. file_setattr.
 YOUNGER = range(451, 470)
@@ -98,7 +101,8 @@ def compile_filter() -> bytes:
 _OF_32_BIT = (
     "_llseek _newselect chown32 clock_getres_time64 clock_gettime64 clock_nanosleep_time64"
     " fadvise64_64 fchown32 fcntl64 fstat64 fstatat64 fstatfs64 ftruncate64 futex_time64"
-    " getegid32 geteuid32 getgid32 getgroups32 getresgid32 getresuid32 getuid32 io_pgetevents_time64"
+    " getegid32 geteuid32 getgid32 getgroups32 getresgid32 getresuid32 getuid32"
+    " io_pgetevents_time64"
     " ipc lchown32 lstat64 mmap2 mq_timedreceive_time64 mq_timedsend_time64 nice oldfstat oldlstat"
     " oldolduname oldstat olduname ppoll_time64 pselect6_time64 readdir recvmmsg_time64"
     " rt_sigtimedwait_time64 sched_rr_get_interval_time64 semtimedop_time64 send sendfile64"

@@ -1,4 +1,4 @@
-"""One VPS: the facade that scripts and tools use. Each method is one story, under the VPS's lock."""
+"""One VPS: the facade that scripts and tools use. Each method is one story, under its lock."""
 
 from __future__ import annotations
 
@@ -170,14 +170,14 @@ class VPS:
 
     # What is done to it
 
-    def locked(self, report: Report = silent) -> state.Lock | _Unlocked:
+    def locked(self, report: Report = silent, word: str = "") -> state.Lock | _Unlocked:
         """The lock of the contract, as a context; nothing where the node was told to skip it."""
         if self.node.skiplock:
             return _Unlocked()
         lockdir = self.node.config.raw("LOCKDIR")
         if not lockdir:
             raise VzError("lockdir is not set", Exit.SYSTEM)
-        return state.Lock(lockdir, self.ctid, report)
+        return state.Lock(lockdir, self.ctid, report, word)
 
     def create(self, *, report: Report = silent, **params: object) -> None:
         from vzpy.story.create import create

@@ -135,7 +135,9 @@ def pivot_root(new_root: str, put_old: str) -> None:
     syscall(NR_pivot_root, os.fsencode(new_root), os.fsencode(put_old))
 
 
-def openat2(dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_IN_ROOT) -> int:
+def openat2(
+    dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_IN_ROOT
+) -> int:
     """open(2) under rules: by default no `..`, absolute name or symlink leads out of dirfd."""
     how = struct.pack("=3Q", flags | os.O_CLOEXEC, mode, resolve)
     try:

@@ -1,4 +1,4 @@
-"""`chkpnt --suspend` and `--resume`: freeze in place, nothing is written to disk (vzctl-cli 2.9)."""
+"""`chkpnt --suspend` and `--resume`: freeze in place, nothing goes to disk (vzctl-cli 2.9)."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from vzpy.story import owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vzpy.vps import VPS
     from vzpy.events import Report
+    from vzpy.vps import VPS
 
 STEPS = ("premount-script", "mount-root", "mount-script")
 UMOUNT_STEPS = ("umount-script", "umount-root", "postumount-script")

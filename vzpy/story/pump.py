@@ -189,7 +189,7 @@ class _Pump:
         return True
 
     def _drain(self, number: int) -> None:
-        """What lies in the pipe now. A background process may fill it for ever: one pipe's worth."""
+        """One pipe's worth of what lies in it: a background process may fill it for ever."""
         for _ in range(_PIPE_MAX // _CHUNK + 1):
             if not self._out(number):
                 return

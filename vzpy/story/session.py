@@ -108,9 +108,9 @@ def _pump(task: enter.Task, typed: bytes, stdin: int, stdout: int) -> None:
             poll.register(stdin, select.POLLIN)
         ready = dict(poll.poll())
         if task.master in ready:
-            if ready[task.master] & (select.POLLIN | select.POLLHUP):
-                if not _copy(task.master, stdout):
-                    time.sleep(_NOBODY)
+            readable = ready[task.master] & (select.POLLIN | select.POLLHUP)
+            if readable and not _copy(task.master, stdout):
+                time.sleep(_NOBODY)
             if pending and ready[task.master] & select.POLLOUT:
                 pending = pending[os.write(task.master, pending) :]
         if stdin in ready:

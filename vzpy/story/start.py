@@ -32,6 +32,8 @@ from vzpy.sync import CONSOLE, GO, MAPPED, PID, READY, WARN, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vzpy.events import Report
     from vzpy.vps import VPS
 
