@@ -148,7 +148,7 @@ class Traces:
             *(("descriptor", n) for n in _descriptors()),
             *(("default node", n) for n in ("/etc/vz", "/run/vz", "/vz") if os.path.exists(n)),
             *(("id range", str(e.ids.base)) for e in _ranges(folder)),
-            *(("to be removed", n) for n in _listing(f"{folder}/vztmp") if n != "rm.lck"),
+            *(("to be removed", n) for n in _staged(folder)),
         }
 
     def since(self, before: Traces) -> list[str]:
@@ -183,8 +183,32 @@ def _our_processes() -> list[str]:
     return found
 
 
+def namespaces(node) -> set[str]:
+    """Of the tests, and of all that runs for a node."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cgroup") as f:
+                ours = f"/{node.paths.cgroup}/" in f.read()
+            if ours or os.readlink(f"/proc/{pid}/ns/mnt") == _namespace():
+                for name in os.listdir(f"/proc/{pid}/ns"):
+                    found.add(os.readlink(f"/proc/{pid}/ns/{name}"))
+        except OSError:
+            pass
+    return found
+
+
 def _namespace() -> str:
     return os.readlink("/proc/self/ns/mnt")
+
+
+def _staged(folder: str) -> list[str]:
+    return [n for n in _listing(f"{folder}/vztmp") if n != "rm.lck"]
+
+
+def to_be_removed(node) -> list[str]:
+    """Private areas of destroyed VPSs that the remover has not come to yet."""
+    return _staged(os.path.dirname(os.path.dirname(node.paths.etc)))
 
 
 def _loops(folder: str) -> list[str]:
@@ -266,3 +290,34 @@ def remove_tree(path: str) -> None:
             if err.errno != errno.ENOTEMPTY:
                 raise
             time.sleep(0.05)
+
+
+# Inside a VPS
+
+
+def sh(vps, line: str, **kw) -> str:
+    """What a shell line prints inside; it has to succeed."""
+    done = vps.exec(["sh", "-c", line], **kw)
+    assert done.returncode == 0, f"{line}: {done}"
+    return done.stdout.decode(errors="surrogateescape")
+
+
+def plant(vps, path: str, content: str | bytes = "", mode: int = 0o644, link: str = "") -> Path:
+    """Put a file (or a symbolic link) into a stopped VPS, before its init can know; its owner is
+    the VPS's root."""
+    at = Path(vps.private, "upper", path.lstrip("/"))
+    at.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        at.symlink_to(link)
+    else:
+        at.write_bytes(content.encode() if isinstance(content, str) else content)
+        at.chmod(mode)
+    for made in (at, *at.parents):
+        if made == Path(vps.private, "upper"):
+            return at
+        os.lchown(made, vps.ids.base, vps.ids.base)
+    raise AssertionError(path)
+
+
+# An init that does nothing at all: what it was given shows unchanged in /proc/1.
+IDLE = "#!/bin/sh\nexec sleep 1000000\n"
