@@ -58,10 +58,10 @@ def within(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def amount(text: str, unit: int, up: bool = False) -> int:
+def amount(text: str, unit: int) -> int:
     """`N[.M][TGMKPB]` or `unlimited`, counted in `unit` bytes; unit 0 allows no suffix.
 
-    Rounded down, with `up` up. Too large is Invalid with rest=UNLIMITED."""
+    Rounded down. Too large is Invalid with rest=UNLIMITED."""
     if text == "unlimited":
         return UNLIMITED
     scale = _SCALE.get(text[-1:].upper()) if unit else None
@@ -74,9 +74,7 @@ def amount(text: str, unit: int, up: bool = False) -> int:
         value = int(whole or "0")
     else:
         part = part[:30]
-        bytes10 = int((whole + part) or "0") * scale
-        divisor = 10 ** len(part) * unit
-        value = -(-bytes10 // divisor) if up else bytes10 // divisor
+        value = int(whole + part) * scale // (10 ** len(part) * unit)
     if value > UNLIMITED:
         raise Invalid(rest=UNLIMITED)
     return value
@@ -110,7 +108,7 @@ def vswap(text: str) -> tuple[int, int]:
     """--ram, --swap: bare = bytes, rounded up to pages; the barrier is 0."""
     if text == "unlimited":
         return (0, -(-UNLIMITED // PAGE))
-    return (0, -(-amount(text, 1, up=True) // PAGE))
+    return (0, -(-amount(text, 1) // PAGE))
 
 
 def count_text(value: int) -> str:

@@ -5,7 +5,7 @@ import stat
 import subprocess
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vzpy import config
@@ -204,6 +204,7 @@ def others(text, changes):
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=VALUES.filter(lambda text: "\r" not in text))
+@example(value="$HOME $(id) `id` \"x\" \\ \\$VEID ${VEID} 'y' !x")
 def test_sh_reads_what_was_saved(tmp_path, value):
     path = tmp_path / "101.conf"
     path.unlink(missing_ok=True)
