@@ -140,6 +140,10 @@ class Registry:
             if line and not line.startswith("#")
         ]
 
+    def held(self) -> list[Entry]:
+        """Those of them that are not free."""
+        return _still_held(self.entries())
+
     def allocate(self, owner: Owner, count: int = RANGE) -> IdRange:
         """A free range of `count` ids from the pool, the owner's from now on.
 

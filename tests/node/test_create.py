@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from tools import needs, wait_for
 
+from tools import needs, wait_for
 from vzpy import config, ids, names
 from vzpy.errors import VzError
 from vzpy.kernel import mount as m
