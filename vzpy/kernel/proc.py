@@ -31,6 +31,12 @@ def starttime(pid: int) -> int:
     return int(fields[19])
 
 
+def parent(pid: int) -> int:
+    """Field 4 of /proc/PID/stat. Raises OSError when there is no such process."""
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        return int(f.read().rpartition(b")")[2].split()[1])
+
+
 def boot_id() -> str:
     """The same for as long as this kernel runs, so it is read once."""
     global _boot_id

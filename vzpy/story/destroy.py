@@ -45,6 +45,7 @@ def destroy(vps: VPS, report: Report) -> None:
         step("remove-dump")
         _remove_dump(vps, report)
         state.forget(paths, vps.ctid)
+        state.forget_console(paths, vps.ctid)
         step("rename-config")
         for kind in reversed(DESTROYED):  # conf, the first of them, last
             _rename(f"{paths.conf}/{vps.ctid}.{kind}")

@@ -8,30 +8,103 @@ from __future__ import annotations
 import os
 
 from vzpy import child
+from vzpy.errors import VzError
+from vzpy.events import Warned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vzpy.node import Node
+    from vzpy.eventd.client import Daemon
+    from vzpy.events import Report
+    from vzpy.model import NodePaths
 
 
-def answers(node: Node) -> bool:
-    return False
+class Caller:
+    """The caller is the parent: no console, and nobody sees how init ends."""
+
+    by_daemon = False
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def launch(self, birth: child.Birth, handed: child.Handed) -> None:
+        """Fork the launcher, and reap it."""
+        os.waitpid(child.launch(birth, handed), 0)
+
+    def keep_console(self, master: int) -> None:
+        os.close(master)
+
+    def watch(self) -> None:
+        """The VPS runs, and start.json says so."""
 
 
-def launch(node: Node, birth: child.Birth, handed: child.Handed) -> bool:
-    """Fork the launcher, here or in the daemon; True when it was the daemon."""
-    return fork(birth, handed)
+class NodeDaemon(Caller):
+    """vzeventd is the parent, keeps the console and watches init to its end.
+
+    Killed in between, it is started anew: it then adopts the VPS, and is given the console."""
+
+    by_daemon = True
+
+    def __init__(self, paths: NodePaths, ctid: int, daemon: Daemon, report: Report) -> None:
+        self.paths, self.ctid, self.daemon, self.report = paths, ctid, daemon, report
+        self._master = -1
+
+    def __exit__(self, *_: object) -> None:
+        self.daemon.close()
+        if self._master >= 0:
+            os.close(self._master)
+
+    def launch(self, birth: child.Birth, handed: child.Handed) -> None:
+        from vzpy.eventd.birth import pack
+
+        message, fds = pack(birth, handed)
+        message["ctid"] = self.ctid
+        try:
+            self.daemon.request(message, fds)
+        except ConnectionError as err:
+            raise VzError("vzeventd has died while it started the container",
+                          hint="Try again: it will be started anew.") from err
+
+    def keep_console(self, master: int) -> None:
+        self._master = master
+        try:
+            self._hand_console()
+        except OSError:
+            pass  # watch() will see to it
+
+    def _hand_console(self) -> None:
+        self.daemon.send({"op": "console", "ctid": self.ctid}, [self._master])
+
+    def watch(self) -> None:
+        from vzpy.eventd.client import Daemon
+
+        try:
+            try:
+                self.daemon.request({"op": "watch", "ctid": self.ctid})
+            except ConnectionError:
+                self.daemon.close()
+                self.daemon = Daemon.open(self.paths)
+                self._hand_console()
+                self.daemon.request({"op": "watch", "ctid": self.ctid})
+        except OSError as err:
+            self.report(Warned(text=_unattended(err)))
 
 
-def fork(birth: child.Birth, handed: child.Handed) -> bool:
-    """Fork the launcher here: False."""
-    os.waitpid(child.launch(birth, handed), 0)
-    return False
+def of(paths: NodePaths, ctid: int, report: Report) -> Caller:
+    """The parent of a VPS that is about to be started; a context."""
+    from vzpy.eventd.client import Daemon
+
+    try:
+        return NodeDaemon(paths, ctid, Daemon.open(paths), report)
+    except OSError as err:
+        report(Warned(text=_unattended(err)))
+        return Caller()
 
 
-def keep_console(node: Node, ctid: int, master: int) -> None:
-    os.close(master)
-
-
-def watch(node: Node, ctid: int) -> None:
-    pass
+def _unattended(err: OSError) -> str:
+    return (
+        f"Warning: vzeventd does not answer ({err.strerror or err}): the container has no console,"
+        " and does not come back after a reboot from inside"
+    )

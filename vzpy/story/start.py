@@ -81,25 +81,30 @@ def check(vps: VPS, force: bool) -> None:
 
 def steps(vps: VPS, report: Report, undo: ExitStack) -> Facts:
     """From nothing to an executed init; what each step has to undo is pushed on `undo`."""
-    with Conversation(report) as talk:
-        facts, not_applied = prepared(vps, report, undo, talk)
+    with parent.of(vps.node.paths, vps.ctid, report) as keeper, Conversation(report) as talk:
+        facts, not_applied = prepared(vps, report, undo, talk, keeper)
         _step("start-script", report)
         enter.run_script(vps, facts, "start")
         _step("go", report)
         talk.go()
-    if facts.daemon:
-        parent.watch(vps.node, vps.ctid)
+        keeper.watch()
     if not_applied:
         report(NotApplied(what=", ".join(not_applied)))
     return facts
 
 
 def prepared(
-    vps: VPS, report: Report, undo: ExitStack, talk: Conversation, bare: bool = False
+    vps: VPS,
+    report: Report,
+    undo: ExitStack,
+    talk: Conversation,
+    keeper: parent.Caller,
+    bare: bool = False,
 ) -> tuple[Facts, list[str]]:
     """Everything up to READY: a first task that waits inside, in namespaces, limits and root.
 
-    bare  without action scripts, console and daemon: for what runs in a stopped VPS
+    keeper  parent of the task, and keeper of its console
+    bare    without action scripts: for what runs in a stopped VPS
     Returns the facts, and the parameters that this node does not apply."""
     node, ctid = vps.node, vps.ctid
     if rootfs.is_mounted(vps.root):
@@ -118,21 +123,21 @@ def prepared(
     not_applied = set_limits(vps, cgroup, report)
 
     _step("launch", report)
-    birth, handed = prepare(vps, cgroup, talk, pty=not bare and parent.answers(node))
-    by_daemon = parent.launch(node, birth, handed) if not bare else parent.fork(birth, handed)
+    birth, handed = prepare(vps, cgroup, talk, pty=keeper.by_daemon)
+    keeper.launch(birth, handed)
     talk.handed_over()
     pid = int(talk.ours.expect(PID)[0])
-    if not by_daemon:
+    if not keeper.by_daemon:
         undo.callback(enter.reap, pid)
     _step("maps", report)
     ns.write_maps(pid, vps.ids)
     _step("facts", report)
-    facts = facts_of(vps, pid, cgroup, birth.kind, by_daemon)
+    facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon)
     state.write_facts(node.paths, facts)
     talk.ours.send(MAPPED)
     _step("ready", report)
     if (console := talk.ready()) >= 0:
-        parent.keep_console(node, ctid, console)
+        keeper.keep_console(console)
     return facts, not_applied
 
 
@@ -146,7 +151,7 @@ def stopped_but_entered(vps: VPS) -> Iterator[Facts]:
     """A stopped VPS that can be exec'ed in, without init and without action scripts: what
     `runscript` and `set --userpasswd` work in (vzctl-cli 2.8, 5). Afterwards it is as before."""
     with ExitStack() as undo, Conversation(silent) as talk:
-        yield prepared(vps, silent, undo, talk, bare=True)[0]
+        yield prepared(vps, silent, undo, talk, parent.Caller(), bare=True)[0]
 
 
 def set_limits(vps: VPS, cgroup: str, report: Report) -> list[str]:

@@ -1,0 +1,1 @@
+"""The node daemon, vzeventd: parent of every init, keeper of consoles (DESIGN 3)."""

@@ -1,0 +1,147 @@
+"""The way to vzeventd for tools and the library: connect, starting it where nobody listens."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+
+import vzpy
+from vzpy.eventd import summon, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vzpy.eventd.wire import Message
+    from vzpy.model import NodePaths
+
+_TIMEOUT = 5.0  # seconds for an answer
+_TRIES = 3
+
+
+class Daemon:
+    """A connection to a daemon that answers."""
+
+    def __init__(self, sock: _socket.socket, pid: int) -> None:
+        self.sock, self.pid = sock, pid
+
+    @classmethod
+    def open(cls, paths: NodePaths, start: bool = True) -> Daemon:
+        """Connect and say hello. A daemon of another version is asked to become this one.
+
+        start  start one when there is none, and renew an old one
+        Raises OSError when none answers."""
+        renewed = False
+        for left in reversed(range(_TRIES)):
+            sock = cls._connect(paths, start)
+            daemon = cls(sock, 0)
+            try:
+                hello = daemon.request({"op": "hello"})
+                if start and not renewed and hello.get("version") != vzpy.__version__:
+                    renewed = True
+                    daemon.request({"op": "renew"})
+                    daemon.close()
+                    continue
+                daemon.pid = wire.number(hello, "pid")
+                return daemon
+            except ConnectionError:  # it was just ending, or was killed
+                daemon.close()
+                if not left:
+                    raise
+            except BaseException:
+                daemon.close()
+                raise
+        raise ConnectionResetError(104, os.strerror(104))
+
+    @staticmethod
+    def _connect(paths: NodePaths, start: bool) -> _socket.socket:
+        if start:
+            sock = summon.connect_or_start("vzeventd", paths.socket, paths)
+        else:
+            sock = summon.connect(paths.socket)
+        sock.settimeout(_TIMEOUT)
+        return sock
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        wire.send(self.sock, message, fds)
+
+    def receive(self) -> Message:
+        """The next message. Raises ConnectionError at end of file; OSError for an error."""
+        try:
+            message, fds = wire.receive(self.sock)
+        except ValueError as err:
+            raise OSError(71, f"not understood: {err}") from None
+        for fd in fds:
+            os.close(fd)
+        if "error" in message:
+            raise OSError(wire.number(message, "errno"), wire.text(message, "error"))
+        return message
+
+    def request(self, message: Message, fds: Sequence[int] = ()) -> Message:
+        self.send(message, fds)
+        return self.receive()
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def answers(paths: NodePaths) -> bool:
+    """A daemon runs; it is not started."""
+    try:
+        Daemon.open(paths, start=False).close()
+    except OSError:
+        return False
+    return True
+
+
+def stop(paths: NodePaths, keep: bool = False) -> bool:
+    """End the daemon and what it holds; returns when it has gone, True if there was one.
+
+    keep  leave vz-fdkeep alone, for the next daemon"""
+    try:
+        daemon = Daemon.open(paths, start=False)
+    except OSError:
+        found = False
+    else:
+        found = True
+        gone = os.pidfd_open(daemon.pid)
+        try:
+            daemon.request({"op": "stop"})
+            select.select([gone], [], [], _TIMEOUT)
+        except OSError:
+            pass  # it is ending already
+        finally:
+            os.close(gone)
+            daemon.close()
+    if not keep:
+        _sweep(paths)
+    return found
+
+
+def _sweep(paths: NodePaths) -> None:
+    """vz-fdkeep, the sockets and the cgroup of daemons that have gone."""
+    from vzpy import cgroups
+
+    keeper = f"{paths.run}/{summon.FDKEEP}"
+    try:
+        with summon.Guarded(paths):
+            try:
+                sock = summon.connect(keeper)
+                sock.settimeout(_TIMEOUT)
+                wire.send(sock, {"op": "end"})
+                sock.recv(1)
+                sock.close()
+            except OSError:
+                pass
+            for path in (keeper, paths.socket, f"{paths.run}/vzeventd.lock"):
+                try:
+                    os.unlink(path)
+                except FileNotFoundError:
+                    pass
+        leaf = f"{cgroups.mountpoint()}/{paths.cgroup}/{summon.LEAF}"
+        cgroups.await_event(leaf, "populated", 0, _TIMEOUT)
+        cgroups.rmdir(leaf)
+        cgroups.rmdir(os.path.dirname(leaf))
+    except OSError:
+        pass
