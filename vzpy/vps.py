@@ -252,9 +252,13 @@ class VPS:
             umount(self, report)
 
     def settle(self, *, wait: bool = True, report: Report = silent) -> None:
-        """Clean up after a VPS that ended without us; not while somebody else holds the lock."""
+        """Clean up after a VPS that ended without us; without `wait` not while somebody else
+        holds the lock, or will: a daemon that knows whether it was a reboot."""
         from vzpy.errors import Locked
+        from vzpy.eventd.client import answers
 
+        if not wait and answers(self.node.paths):
+            return
         try:
             with self.locked(report):
                 self._settle(report)
