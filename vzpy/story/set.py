@@ -317,10 +317,10 @@ def _save(vps: VPS, changed: dict[str, str], report: Report, restart: bool = Fal
         report(NotSaving())
         return
     before = vps.config.own("NAME") or ""
-    old = {key: vps.config.own(key) for key in changed}
     if "NAME" in changed:
         _assign(vps, changed["NAME"], before, report)
         changed = {**changed, "VEID": str(vps.ctid)}
+    old = {key: vps.config.own(key) for key in changed}
     try:
         config.save(vps.conf_path, changed)
         vps.reload()

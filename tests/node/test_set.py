@@ -1,0 +1,98 @@
+"""`vzctl set` on VPSs of the real kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tools
+from vzpy.errors import Exit
+
+
+def test_hostname_of_a_running_vps(vps, vzctl):
+    vps.start()
+    ran = vzctl("set", 101, "--hostname", "new.example", "--save")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert tools.sh(vps, "hostname; cat /etc/hostname") == "new.example\n" * 2
+    assert "new.example" in tools.sh(vps, "cat /etc/hosts")
+    assert Path(vps.conf_path).read_text().count('HOSTNAME="new.example"') == 1
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+def test_userpasswd(vps, vzctl, running):
+    if running:
+        vps.start()
+    before = Path(vps.conf_path).read_text()
+    ran = vzctl("set", 101, "--userpasswd", "joe:s3cret", "--userpasswd", "ann:other")
+    assert (ran.code, ran.stdout, ran.stderr) == (0, "", "")
+    assert vps.status.running == running and vps.status.mounted == running
+    assert Path(vps.conf_path).read_text().replace("LOCAL", "") == before.replace("LOCAL", "")
+    if not running:
+        vps.start()
+    shadow = tools.sh(vps, "cat /etc/shadow")
+    hashes = [line.split(":")[1] for line in shadow.splitlines() if line[:4] in ("joe:", "ann:")]
+    assert len(hashes) == 2 and all(len(one) > 10 for one in hashes)
+    assert "s3cret" not in Path(vps.node.config.raw("LOGFILE")).read_text()
+
+
+def test_a_hostile_password_tool(vps, vzctl):
+    """What the guest's programs do stays inside; a failure is the contract's."""
+    tools.plant(vps, "/bin/chpasswd", "#!/bin/sh\nexit 1\n", 0o755)
+    tools.plant(vps, "/usr/sbin/chpasswd", "#!/bin/sh\nexit 1\n", 0o755)
+    tools.plant(vps, "/sbin/chpasswd", "#!/bin/sh\nexit 1\n", 0o755)
+    vps.start()
+    ran = vzctl("set", 101, "--userpasswd", "root:x")
+    assert (ran.code, ran.stdout) == (Exit.CHANGEPASS, "Password change failed\n")
+
+
+def test_capability_with_setmode_restart(vps, vzctl):
+    vps.start()
+    born = vps.facts().pid
+    ran = vzctl("set", 101, "--capability", "chown:off", "--save")
+    assert ran.code == 0
+    assert ran.stderr.startswith("Unable to set capability on a running container\nWARNING: ")
+    assert vps.facts().pid == born
+
+    ran = vzctl("set", 101, "--capability", "kill:off", "--setmode", "restart", "--save")
+    assert ran.code == 0, ran
+    assert "Container was stopped\n" in ran.stdout and "Starting container...\n" in ran.stdout
+    assert vps.facts().pid != born
+    bounding = int(tools.sh(vps, "grep CapBnd /proc/1/status").split()[1], 16)
+    assert not bounding & (1 << 0) and not bounding & (1 << 5) and bounding & (1 << 1)
+
+
+@pytest.mark.needs("pids controller")
+def test_numproc_bites_at_once(vps, vzctl):
+    vps.start()
+    ran = vzctl("set", 101, "--numproc", "20", "--save")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("UB limits were set successfully\n")
+    line = "for i in $(seq 40); do sleep 5 & done; wait"
+    assert "fork" in vzctl("exec", 101, line).stderr
+
+
+@pytest.mark.needs("memory controller")
+def test_ram_is_written(vps, vzctl):
+    vps.start()
+    assert vzctl("set", 101, "--ram", "64M", "--swap", "64M", "--save").code == 0
+    assert Path(vps.facts().cgroup, "memory.max").read_text() == f"{64 << 20}\n"
+
+
+def test_what_this_version_cannot_do_is_said(vps, vzctl):
+    vps.start()
+    ran = vzctl("set", 101, "--ipadd", "192.0.2.1")
+    assert ran.code and ran.stdout == "" and "ipadd" in ran.stderr
+    assert "192.0.2.1" not in Path(vps.conf_path).read_text()
+    ran = vzctl("set", 101, "--ipadd", "192.0.2.1", "--iolimit", "5", "--save")
+    assert ran.code == 0 and ran.stdout.startswith("CT configuration saved to ")
+    assert len(ran.stderr.splitlines()) == 1 and "ipadd" in ran.stderr and "iolimit" in ran.stderr
+
+
+def test_runscript(vps, vzctl, tmp_path):
+    script = tmp_path / "script"
+    script.write_text("echo in $PWD $(id -u); exit 9\n")
+    assert (vzctl("runscript", 101, script).code, vps.status.mounted) == (9, False)
+    vps.start()
+    ran = vzctl("runscript", 101, script)
+    assert (ran.code, ran.stdout) == (9, "in / 0\n")
