@@ -36,16 +36,15 @@ class Field:
         self.name = name or column.field
         self.column = column
         self.get = get
-        self.order = order or (lambda row: _sortable(get(row)))
+        nothing = 0 if column.json == "number" else ""
+        self.order = order or (lambda row: _sortable(get(row) or nothing))
 
 
 def _sortable(value: object) -> Any:
-    """As strcmp(3) has it for text, which is what addresses are sorted by too; nothing is first."""
+    """Numbers by size, text as strcmp(3) has it; addresses are sorted as text, too."""
     if isinstance(value, list):
         value = " ".join(value)
-    if value is None or isinstance(value, str):
-        return os.fsencode(value or "")
-    return value
+    return os.fsencode(value) if isinstance(value, str) else value
 
 
 # In the order of `vzlist -L`; those after `capability` are vzctl 7's, and no part of the JSON that
@@ -67,12 +66,13 @@ _SUFFIXES = {"ubc": "mblf", "disk": "sh"}
 _COLUMNS = {param.column.field: (param.key, param.column) for param in PARAMS if param.column}
 
 
-def _number(field: str, header: str, value: Callable[[Row], Any], format: str = "%10d") -> Field:
-    return Field(Column(field, header, format, "number"), value, value)
-
-
 def _plain(key: str) -> Callable[[Row], Any]:
     return lambda row: row.config.value(key)
+
+
+def _not_zero(key: str) -> Callable[[Row], Any]:
+    """A limit of 0 is none."""
+    return lambda row: row.config.value(key) or None
 
 
 def _own_fields() -> dict[str, Field]:
@@ -84,11 +84,11 @@ def _own_fields() -> dict[str, Field]:
     ctid: Callable[[Row], int] = lambda row: row.ctid  # noqa: E731
     nothing: Callable[[Row], int] = lambda row: 0  # noqa: E731
     fields = [
-        *(_number(name, "CTID", ctid) for name in ("ctid", "veid", "vpsid")),
+        *(Field(Column(f, "CTID", "%10d", "number"), ctid) for f in ("ctid", "veid", "vpsid")),
         Field(
             Column("smart_name", "SMARTNAME", "%10s", "string"),
             lambda row: row.name or row.ctid,
-            lambda row: _sortable(row.name),
+            lambda row: _sortable(row.name or ""),
         ),
         Field(
             Column("status", "STATUS", "%-9s", "status"),
@@ -107,26 +107,21 @@ def _own_fields() -> dict[str, Field]:
         Field(column("layout"), lambda row: row.layout or "???"),
         Field(column("private"), lambda row: row.config.raw("VE_PRIVATE")),
         Field(column("root"), lambda row: row.config.raw("VE_ROOT")),
-        _number("cpuunits", "CPUUNI", lambda row: row.cpuunits, "%7d"),
+        Field(column("cpuunits"), lambda row: row.cpuunits),
+        *(Field(column(f), _not_zero(_COLUMNS[f][0])) for f in ("cpus", "iolimit", "iopslimit")),
+        Field(column("vm_overcommit"), _not_zero("VM_OVERCOMMIT"), nothing),
         Field(column("disabled"), lambda row: bool(row.config.value("DISABLED")), nothing),
         Field(
             column("bootorder"),
             _plain("BOOTORDER"),
             lambda row: (-1 if (b := row.config.value("BOOTORDER")) is None else b, -row.ctid),
         ),
-        Field(
-            Column("configured_ip", "CFG_IP_ADDR", "%-15s", "list"), _plain("IP_ADDRESS")
-        ),
+        Field(Column("configured_ip", "CFG_IP_ADDR", "%-15s", "list"), _plain("IP_ADDRESS")),
         Field(Column("cpumask", "CPUMASK", "%16s", "string"), _plain("CPUMASK")),
         Field(Column("nodemask", "NODEMASK", "%16s", "string"), _plain("NODEMASK")),
     ]
-    unsorted = ("onboot", "features", "vm_overcommit", "netfilter", "capability")
+    unsorted = ("onboot", "features", "netfilter", "capability")
     fields += [Field(column(f), _plain(_COLUMNS[f][0]), nothing) for f in unsorted]
-    # Nothing set is nothing to show, and no limit.
-    fields += [
-        Field(column(f), lambda row, key=_COLUMNS[f][0]: row.config.value(key) or None)  # type: ignore[misc]
-        for f in ("cpus", "iolimit", "iopslimit", "vm_overcommit")
-    ]
     return {field.name: field for field in fields}
 
 
@@ -148,9 +143,8 @@ def field_of(name: str) -> Field | None:
     if dot and (len(suffix) != 1 or suffix not in _SUFFIXES[column.json]):
         return None
     get = _part(key, column.json, suffix)
-    order = get
-    if suffix in "bl" and suffix:  # exchanged in the original; scripts see the same order
-        order = _part(key, column.json, "l" if suffix == "b" else "b")
+    # Barrier and limit are exchanged in the original; scripts see the same order.
+    order = _part(key, column.json, {"b": "l", "l": "b"}.get(suffix, suffix))
     header = f"{column.header}.{suffix.upper()}" if dot else column.header
     shown = Column(name, header, column.format, column.json)
     return Field(shown, get, lambda row: order(row) or 0, name)
