@@ -15,7 +15,16 @@ from __future__ import annotations
 
 import os
 
-from vzpy import events, recipe, vztmp
+from vzpy import events
+from vzpy.caches import SUFFIXES, cache_dir, discard
+from vzpy.caches import build_cache as build_cache
+from vzpy.caches import cached as cached
+from vzpy.caches import cached_names as cached_names
+from vzpy.caches import ensure_cache as ensure_cache
+from vzpy.caches import find_cache as find_cache
+from vzpy.caches import machine_arch as machine_arch
+from vzpy.caches import remove_cache as remove_cache
+from vzpy.caches import resolve_name as resolve_name
 from vzpy.errors import Exit, VzError
 from vzpy.lockfile import Flock
 
@@ -26,147 +35,12 @@ if TYPE_CHECKING:
     from vzpy.events import Report
     from vzpy.unpack import Progress as Progress
 
-SUFFIXES = (".tar", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
 HASH_DIGITS = 16
 CHUNK = 1 << 20
 
 
-def cache_dir(template_dir: str) -> str:
-    return os.path.join(template_dir, "cache")
-
-
 def tree_dir(template_dir: str) -> str:
     return os.path.join(template_dir, "tree")
-
-
-# names
-
-
-def machine_arch() -> str:
-    """The machine as template names say it."""
-    machine = os.uname().machine
-    return "i386" if machine[:1] == "i" and machine.endswith("86") else machine
-
-
-def resolve_name(template_dir: str, ostemplate: str) -> str:
-    """OSTEMPLATE as a name that has a cache or a recipe: vzosname's rules (templates.md 2.2).
-
-    debian-12 -> debian-12-x86_64, fedora-4 -> fedora-4-i386-default; an old absolute path is cut
-    to its last part; what cannot be expanded is returned as it is."""
-    name = os.path.basename(ostemplate.rstrip("/"))
-    if not name or name in (".", "..") or "\0" in name:
-        raise VzError(f"Bad OS template name: {ostemplate!r}", Exit.OSTEMPLATE_NOT_FOUND)
-    arch = machine_arch()
-    known = ("i386", "x86_64", "ia64", "x86", "aarch64", arch)
-    *front, last = name.split("-")
-    middle = [word for word in front if word in known]
-    if last in known:  # os-ver[-set]-arch
-        guesses = [f"{name}-default"]
-        if len(front) > 2:
-            guesses += ["-".join((*front[:-1], last, front[-1]))]
-    elif middle:  # os-ver-arch-set: whole
-        guesses = []
-    else:
-        guesses = [f"{name}-{arch}", f"{name}-{arch}-default"]
-        if front:
-            guesses += ["-".join((*front, arch, last))]
-    for guess in (name, *guesses):
-        if cached(template_dir, guess) or recipe.find(template_dir, guess):
-            return guess
-    return name
-
-
-# caches
-
-
-def cached(template_dir: str, name: str) -> str | None:
-    """Path of the cache tarball, the first in the contract's order."""
-    paths = (os.path.join(cache_dir(template_dir), name + suffix) for suffix in SUFFIXES)
-    return next((path for path in paths if os.path.isfile(path)), None)
-
-
-def cached_names(template_dir: str) -> list[str]:
-    """The names that have a cache tarball, sorted."""
-    try:
-        files = os.listdir(cache_dir(template_dir))
-    except FileNotFoundError:
-        return []
-    names = {file[: -len(s)] for file in files for s in SUFFIXES if file.endswith(s)}
-    return sorted(name for name in names if name and name[0] != ".")
-
-
-def find_cache(template_dir: str, name: str) -> str:
-    """The same, or VzError 91."""
-    if path := cached(template_dir, name):
-        return path
-    raise VzError(
-        f"Cached OS template {cache_dir(template_dir)}/{name}.tar[.gz|.bz2|.xz] not found",
-        Exit.OSTEMPLATE_NOT_FOUND,
-    )
-
-
-def ensure_cache(
-    template_dir: str,
-    name: str,
-    report: Report = events.silent,
-    progress: Progress | None = None,
-) -> str:
-    """Path of the cache tarball, built from its recipe when there is none. Errors: 91, 47."""
-    path = cached(template_dir, name)
-    if path:
-        return path
-    if recipe.find(template_dir, name) is None:
-        return find_cache(template_dir, name)
-    return build_cache(template_dir, name, report, progress)
-
-
-def build_cache(
-    template_dir: str,
-    name: str,
-    report: Report = events.silent,
-    progress: Progress | None = None,
-    *,
-    again: bool = False,
-) -> str:
-    """Build the cache of `name`; `again` replaces one, which is kept as FILE-old.
-
-    Of two that build the same, the second waits and finds it done."""
-    source = recipe.find(template_dir, name)
-    if source is None:
-        raise VzError(f"There is no recipe for {name}", Exit.OSTEMPLATE_NOT_FOUND)
-    folder = cache_dir(template_dir)
-    os.makedirs(folder, exist_ok=True)
-    with Flock(os.path.join(folder, f".{name}.lock")):
-        old = cached(template_dir, name)
-        if old and not again:
-            return old
-        scratch = os.path.join(folder, f".{name}.build")
-        _remove(scratch)  # of a build that was killed
-        os.mkdir(scratch, 0o700)
-        try:
-            report(events.BuildingTemplate(template=name))
-            new = recipe.build(source, scratch, progress)
-            path = os.path.join(folder, name + new.removeprefix(os.path.join(scratch, "cache")))
-            if old:
-                os.rename(old, old + "-old")
-            os.rename(new, path)
-        finally:
-            _remove(scratch)
-    return path
-
-
-def remove_cache(template_dir: str, name: str) -> None:
-    """Remove the cache tarballs of `name`; its tree is gc()'s to remove. Raises VzError 91."""
-    path: str | None = find_cache(template_dir, name)
-    with Flock(os.path.join(cache_dir(template_dir), f".{name}.lock")):
-        while path:
-            for file in (path, path + "-old"):
-                if os.path.lexists(file):
-                    os.unlink(file)
-            path = cached(template_dir, name)
-
-
-# trees
 
 
 def ensure_tree(
@@ -180,20 +54,15 @@ def ensure_tree(
     Errors: 91 no such cache, 46 no space, 47 the cache cannot be used."""
     tarball = ensure_cache(template_dir, name, report, progress)
     store = tree_dir(template_dir)
-    os.makedirs(store, 0o700, exist_ok=True)
     if tree := _current(store, name, tarball):
         return tree
     with _lock(store, name):
         if tree := _current(store, name, tarball):
             return tree
-        for entry in os.listdir(store):  # of makers that were killed
-            if entry.startswith(f".{name}@") and entry.endswith(".tmp"):
-                _remove(os.path.join(store, entry))
         before = _identity(tarball)
         digest = _digest(tarball)
         tree = os.path.join(store, f"{name}@{digest}")
-        if not os.path.isdir(tree):
-            _make_tree(tarball, tree, progress)
+        _make_tree(tarball, tree, progress)
         if _identity(tarball) != before:
             raise VzError(f"{tarball} changed while it was unpacked", Exit.FS_BAD_TMPL)
         _write(_stamp(store, name), f"{before} {digest}\n")
@@ -201,9 +70,16 @@ def ensure_tree(
 
 
 def _make_tree(tarball: str, tree: str, progress: Progress | None) -> None:
+    """Unpack `tarball` as `tree`, whole or not at all. The lock is held."""
     from vzpy import treecheck, unpack
 
     store, entry = os.path.split(tree)
+    name = entry.rpartition("@")[0]
+    for other in os.listdir(store):  # of makers that were killed
+        if other.startswith(f".{name}@") and other.endswith(".tmp"):
+            discard(os.path.join(store, other))
+    if os.path.isdir(tree):
+        return
     temporary = os.path.join(store, f".{entry}.{os.getpid()}.tmp")
     os.mkdir(temporary, 0o755)
     try:
@@ -213,7 +89,7 @@ def _make_tree(tarball: str, tree: str, progress: Progress | None) -> None:
         os.rename(temporary, tree)
     except BaseException as failure:
         try:
-            _remove(temporary)
+            discard(temporary)
         except VzError as left:
             failure.add_note(str(left))
         raise
@@ -235,20 +111,35 @@ def record_tree(private: str, tree: str) -> None:
 
 
 def tree_of(private: str) -> str:
-    """The tree that the private area stands on. Errors: 47 when it names none, or is gone."""
+    """The tree that the private area stands on, made again from its tarball if it is gone.
+
+    Errors: 47 when the area names none, or it is gone and so is its tarball."""
     link = os.path.join(private, "tree")
     try:
         tree = os.readlink(link)
     except OSError as err:
         what = "The private area does not name its template tree"
         raise VzError.of(what, err, Exit.FS_BAD_TMPL) from None
-    if not os.path.isdir(tree):
+    if not os.path.isdir(tree) and not _made_again(tree):
         raise VzError(
             f"The template tree {tree}, which {private} stands on, is gone",
             Exit.FS_BAD_TMPL,
-            hint=f"Put it back from a backup; it was made from the cache of {_name_of(tree)}.",
+            hint="Put it back, or the cache tarball that it was made from.",
         )
     return tree
+
+
+def _made_again(tree: str) -> bool:
+    """Whether the tarball was still there: HASH tells it from all others."""
+    store, entry = os.path.split(tree)
+    name, _, digest = entry.rpartition("@")
+    folder = cache_dir(os.path.dirname(store))
+    for tarball in (os.path.join(folder, name + s + old) for s in SUFFIXES for old in ("", "-old")):
+        if os.path.isfile(tarball) and _digest(tarball) == digest:
+            with _lock(store, name):
+                _make_tree(tarball, tree, None)
+            return True
+    return False
 
 
 def release_tree(private: str, moved: str = "") -> None:
@@ -284,8 +175,8 @@ def gc(template_dir: str, privates: Iterable[str] = ()) -> list[str]:
                 continue
             gone = os.path.join(store, f".{entry}.gone.tmp")
             os.rename(tree, gone)
-            _remove(gone)
-            _remove(os.path.join(store, ".refs", entry))
+            discard(gone)
+            discard(os.path.join(store, ".refs", entry))
             if not tarball and os.path.exists(_stamp(store, name)):
                 os.unlink(_stamp(store, name))
         removed.append(tree)
@@ -329,6 +220,7 @@ def _stamp(store: str, name: str) -> str:
 
 
 def _lock(store: str, name: str, shared: bool = False) -> Flock:
+    os.makedirs(store, 0o700, exist_ok=True)
     return Flock(os.path.join(store, f".{name}.lock"), shared)
 
 
@@ -346,10 +238,6 @@ def _digest(path: str) -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()[:HASH_DIGITS]
-
-
-def _name_of(tree: str) -> str:
-    return os.path.basename(tree).rpartition("@")[0]
 
 
 def _quoted(path: str) -> str:
@@ -387,11 +275,3 @@ def _write_to_disk(path: str) -> None:
             raise oserror(path)
     finally:
         os.close(fd)
-
-
-def _remove(path: str) -> None:
-    """Remove a tree of ours, however deep, never through a mount; absence is success."""
-    try:
-        vztmp.remove(path)
-    except OSError as err:
-        raise VzError.of("Cannot remove what is of no use any more", err) from None

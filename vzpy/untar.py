@@ -113,7 +113,7 @@ class Unpacker:
         elif member.isdev():
             if self.node(member, name):
                 self.attributes(member, name)
-        else:
+        elif member.type != b"V":  # the label of an archive; what is unknown is a file (pax(1))
             self.file(tar, member, name)
 
     def node(self, member: tarfile.TarInfo, name: str) -> bool:
@@ -168,7 +168,7 @@ class Unpacker:
             else:
                 continue
             if name.startswith(KEPT_XATTRS) and value and not member.issym():
-                os.setxattr(at, name, self.shift_xattr(member, name, value))
+                set_xattr(at, name, self.shift_xattr(member, name, value))
         when = max(int(float(member.mtime) * 1e9), 0)
         os.utime(at, ns=(when, when), follow_symlinks=follow)
 
@@ -195,6 +195,15 @@ class Unpacker:
                 out += struct.pack("<HHI", tag, perm, number)
             return out
         return value
+
+
+def set_xattr(at: int | str, name: str, value: bytes) -> None:
+    try:
+        os.setxattr(at, name, value)
+    except OSError as err:
+        # a file system without ACLs or user attributes serves; without a capability ping fails
+        if err.errno != errno.ENOTSUP or name == "security.capability":
+            raise
 
 
 def make_room(name: str, directory: bool) -> None:

@@ -460,6 +460,23 @@ def test_a_tree_is_made_once(store):
     assert template.gc(str(store)) == [tree]
 
 
+def test_a_tree_that_was_deleted_is_made_again(store, tmp_path):
+    cached(store)
+    tree = template.ensure_tree(str(store), "a")
+    private = tmp_path / "private/101"
+    private.mkdir(parents=True)
+    template.record_tree(str(private), tree)
+    os.rename(store / "cache/a.tar", store / "cache/a.tar-old")
+    cached(store, data=b"another")
+    shutil.rmtree(store / "tree")
+    assert template.tree_of(str(private)) == tree
+    assert Path(tree, "etc/file").read_bytes() == b"1"
+    shutil.rmtree(store / "tree")
+    os.unlink(store / "cache/a.tar-old")
+    with pytest.raises(VzError, match="is gone"):
+        template.tree_of(str(private))
+
+
 def test_a_bad_template_leaves_no_tree(store):
     Archive(store / "cache/a.tar").add("x", uid=70000).close()
     with pytest.raises(VzError):
