@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` costs an enum
 import os
 import sys
 
@@ -38,6 +39,8 @@ def main(tool: str, argv: list[str]) -> int:
 
 def run() -> None:
     """The console script of whatever tool this process was started as."""
+    # Who ignores SIGCHLD hands that down, and then wait(2) finds no child.
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     code = main(sys.argv[0].rpartition("/")[2], sys.argv[1:])
     sys.stdout.flush()
     os._exit(code)  # nothing is left to do that the kernel does not do faster

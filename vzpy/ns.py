@@ -71,6 +71,7 @@ def _enter(entry: Entry) -> int:
     """clone3 into the cgroup and the namespaces: 0 in the new task."""
     p.prctl(p.PR_SET_DUMPABLE, 0)
     p.close_all_but([*entry.keep, entry.cgroup, entry.pidfd])
+    default_priority()
     default_rlimits()
     flags = p.CLONE_PARENT | p.CLONE_INTO_CGROUP
     if entry.owner is None:
@@ -108,6 +109,32 @@ def default_rlimits() -> None:
         except (ValueError, OSError):
             now = resource.getrlimit(limit)[1]
             resource.setrlimit(limit, (soft if 0 <= soft <= now or now == infinity else now, now))
+
+
+def default_priority() -> None:
+    """Niceness, scheduler and OOM score of a kernel's first process. Here, before the namespaces:
+    niceness is lowered with CAP_SYS_NICE of the host, the score with CAP_SYS_RESOURCE."""
+    for reset in (_plain_scheduler, _nice_0, _oom_score_0):
+        try:
+            reset()
+        except OSError:
+            pass  # the host lacks the right itself
+
+
+def _plain_scheduler() -> None:
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _nice_0() -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
+
+
+def _oom_score_0() -> None:
+    fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
 
 
 def write_maps(pid: int, ids: IdRange) -> None:
@@ -185,21 +212,6 @@ def clean_process(keep: list[int]) -> None:
             reset()
         except OSError:
             pass  # a kernel without keys or I/O priorities has nothing to reset
-    try:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
-    except OSError:
-        pass  # raising one's own niceness back to 0 needs CAP_SYS_NICE of the host
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     p.close_all_but(keep)
     os.setsid()
-
-
-def oom_score_default() -> None:
-    """oom_score_adj 0; lowering it needs CAP_SYS_RESOURCE of the host, so before entering."""
-    try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-        os.write(fd, b"0")
-        os.close(fd)
-    except OSError:
-        pass

@@ -201,10 +201,12 @@ def _fresh(target: str, fstype: str, attr: int = 0, **options: str | None) -> Pl
 
 
 def _node(name: str) -> Place:
-    source = f"/dev/{name}"
-    return Place(
-        f"dev/{name}", lambda: m.open_tree(source, m.OPEN_TREE_CLONE), f"host's {source}", False
-    )
+    def clone() -> int:
+        fd = m.open_tree(f"/dev/{name}", m.OPEN_TREE_CLONE)
+        m.mount_setattr(fd, propagation=m.MS_PRIVATE)
+        return fd
+
+    return Place(f"dev/{name}", clone, f"host's /dev/{name}", False)
 
 
 def _link(target: str, to: str) -> Make:
@@ -218,6 +220,10 @@ def _file(target: str, text: bytes) -> Make:
         os.close(fd)
 
     return Make(target, write, "file")
+
+
+def _directory(target: str, mode: int = 0o755) -> Make:
+    return Make(target, lambda path: os.mkdir(path, mode), "directory")
 
 
 def _mknod(target: str, kind: int, what: str) -> Make:
@@ -241,7 +247,7 @@ def plan(seen: Seen) -> list[Place | Make]:
 
     /sys is read-only because udevd, networkd and logind take a writable one for a real machine.
     Since directories of /sys are covered, a whole sysfs and proc stay hidden under /dev: without
-    one fully visible instance the kernel refuses nested ones (mount_too_revealing)."""
+    an instance that nothing is mounted on the kernel refuses nested ones (mount_too_revealing)."""
     empty_ro = {"size": "0", "nr_inodes": "1", "mode": "0555"}
     return [
         _fresh("proc", "proc", NOSUID | NODEV | NOEXEC),
@@ -252,8 +258,11 @@ def plan(seen: Seen) -> list[Place | Make]:
             for d in ("block", "class/block", "dev/block", "firmware")
             if os.path.isdir(f"/sys/{d}")
         ),
-        _fresh("dev", "proc", NOSUID | NODEV | NOEXEC),
-        _fresh("dev", "sysfs", NOSUID | NODEV | NOEXEC),
+        _fresh("dev", "tmpfs", NOSUID | NODEV | NOEXEC, mode="0700", nr_inodes="3"),
+        _directory("dev/proc"),
+        _directory("dev/sys"),
+        _fresh("dev/proc", "proc", NOSUID | NODEV | NOEXEC),
+        _fresh("dev/sys", "sysfs", NOSUID | NODEV | NOEXEC),
         _fresh("dev", "tmpfs", NOSUID | NOEXEC, mode="0755", size="65536k"),
         *(_node(n) for n in ("null", "zero", "full", "random", "urandom", "tty")),
         _fresh(
@@ -267,17 +276,17 @@ def plan(seen: Seen) -> list[Place | Make]:
         _link("dev/stdout", "/proc/self/fd/1"),
         _link("dev/stderr", "/proc/self/fd/2"),
         _fresh("run", "tmpfs", NOSUID | NODEV, mode="0755"),
-        Make("run/host", lambda path: os.mkdir(path, 0o755), "directory"),
+        _directory("run/host"),
         _file("run/host/container-manager", seen.container.encode() + b"\n"),
         _file("run/host/container-uuid", seen.uuid.encode() + b"\n"),
-        Make("run/host/inaccessible", lambda path: os.mkdir(path, 0o755), "directory"),
+        _directory("run/host/inaccessible"),
         _mknod("run/host/inaccessible/reg", stat.S_IFREG, "file nobody may open"),
         _mknod("run/host/inaccessible/fifo", stat.S_IFIFO, "fifo nobody may open"),
         _mknod("run/host/inaccessible/sock", stat.S_IFSOCK, "socket nobody may open"),
         # A character device 0:0 is the only node that mknod(2) allows here; systemd takes the
         # socket where it wants a block device.
         _mknod("run/host/inaccessible/chr", stat.S_IFCHR, "device 0:0"),
-        Make("run/host/inaccessible/dir", lambda path: os.mkdir(path, 0), "closed directory"),
+        _directory("run/host/inaccessible/dir", 0),
     ]
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from contextlib import ExitStack
@@ -77,7 +76,7 @@ class Bed:
                 except (VzError, OSError) as err:
                     problems.append(f"{vps}: {err!r}")
             if os.path.exists(node.paths.socket):
-                done = run_tool(node, ("vzeventd", "--stop"))
+                done = tools.run_tool(node, ("vzeventd", "--stop"))
                 if done.code:
                     problems.append(f"vzeventd --stop: {done}")
             problems += tools.leftovers(node)
@@ -173,21 +172,10 @@ def vps(node):
     return node.create(101)
 
 
-def run_tool(node: Node, words, *, env=None, stdin=b"", timeout=120, **kw) -> tools.Ran:
-    """A tool of the checkout, with the environment of the contract and no other."""
-    command = [tools.ROOT / "bin" / words[0], *map(str, words[1:])]
-    given = {**tools.ENV, "VZ_ETC": node.paths.etc, "VZ_RUN": node.paths.run, **(env or {})}
-    source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
-    kw = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kw}
-    done = subprocess.run(command, env=given, timeout=timeout, **source, **kw)
-    done.stdout, done.stderr = done.stdout or b"", done.stderr or b""
-    return tools.Ran(done)
-
-
 @pytest.fixture
 def cli(node):
     def run(*words, **kw) -> tools.Ran:
-        return run_tool(node, words, **kw)
+        return tools.run_tool(node, words, **kw)
 
     return run
 

@@ -37,6 +37,17 @@ class Ran:
         return f"exit code {self.code}\nstdout: {self.stdout}\nstderr: {self.stderr}"
 
 
+def run_tool(node, words, *, env=None, stdin=b"", timeout=120, **kw) -> Ran:
+    """A tool of the checkout, with the environment of the contract and no other."""
+    command = [ROOT / "bin" / words[0], *map(str, words[1:])]
+    given = {**ENV, "VZ_ETC": node.paths.etc, "VZ_RUN": node.paths.run, **(env or {})}
+    source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
+    kw = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kw}
+    done = subprocess.run(command, env=given, timeout=timeout, **source, **kw)
+    done.stdout, done.stderr = done.stdout or b"", done.stderr or b""
+    return Ran(done)
+
+
 def wait_for(condition, seconds: float = 10, what: str = ""):
     """Poll until the condition is true; its value. Fails with `what` after the time."""
     end = time.monotonic() + seconds

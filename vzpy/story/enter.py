@@ -187,7 +187,6 @@ def _inside(what: Program, init: int, bounding: int, filter_: bytes, channel: Ch
     """The life of the task (see the drawing above). Returns only when it failed."""
     step = "exec-enter"
     try:
-        ns.oom_score_default()
         child.poison_imports()
         process.setns(init, ns.EIGHT & ~process.CLONE_NEWPID)
         ns.become_root()
