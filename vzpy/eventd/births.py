@@ -71,6 +71,9 @@ class Births:
             )
         )
 
+    def count(self) -> int:
+        return len(self.children) + len(self.others)
+
     # Requests
 
     def launch(self, client: Client, message: Message, fds: list[int]) -> Message:

@@ -64,12 +64,12 @@ class Daemon:
 
     def run(self) -> None:
         self.loop.on_signals((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT), self.signalled)
-        self.log("vzeventd started", level=1)
         self.consoles.adopt(self.keeper.fetch())
         self.births.adopt()
+        self.log(f"vzeventd started, pid {os.getpid()}, with {self.births.count()} running VPSs")
         self.changed()
         self.loop.run()
-        self.log("vzeventd ends", level=1)
+        self.log("vzeventd loads its program anew" if self.renewing else "vzeventd ends")
         if self.renewing:
             self.exec_anew()
         with summon.Guarded(self.paths):
@@ -98,7 +98,7 @@ class Daemon:
         return {
             "version": vzpy.__version__,
             "pid": os.getpid(),
-            "vps": len(self.births.children) + len(self.births.others),
+            "vps": self.births.count(),
         }
 
     def stop(self, client: Client, message: Message, fds: list[int]) -> Message:
@@ -200,7 +200,12 @@ def _serve(paths: NodePaths, option: str, idle: int | None) -> int:
     _settle_in()
     if idle is None:
         idle = 0 if option == "--foreground" else IDLE
-    Daemon(paths, listener, idle).run()
+    daemon = Daemon(paths, listener, idle)
+    try:
+        daemon.run()
+    except Exception as err:
+        daemon.failed(err)
+        return 1
     return 0
 
 

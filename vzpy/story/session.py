@@ -77,12 +77,12 @@ class Terminal:
         except termios.error as err:
             os.write(2, f"Unable to get term attr: {err.args[1]}\n".encode())
             return self
-        self._handler = signal.signal(signal.SIGWINCH, lambda *_: self._resize())
-        self._resize()
+        self._handler = signal.signal(signal.SIGWINCH, lambda *_: self.resize())
+        self.resize()
         tty.setraw(self.fd)
         return self
 
-    def _resize(self) -> None:
+    def resize(self) -> None:
         try:
             size = fcntl.ioctl(self.fd, termios.TIOCGWINSZ, bytes(8))
             fcntl.ioctl(self.master, termios.TIOCSWINSZ, size)
