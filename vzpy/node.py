@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from vzpy.config import Config
     from vzpy.events import Report
+    from vzpy.template import Progress
     from vzpy.vps import VPS
 
 
@@ -52,13 +53,21 @@ class Node:
 
         return VPS(self, names.resolve(self.paths, str(ctid)))
 
-    def create(self, ctid: int | str, *, report: Report = silent, **params: object) -> VPS:
+    def create(
+        self,
+        ctid: int | str,
+        *,
+        report: Report = silent,
+        progress: Progress | None = None,
+        **params: object,
+    ) -> VPS:
         """Make a VPS: parameters by the names of the options of `vzctl create` and `set`
         (ostemplate, config, layout, hostname, ipadd ...).
 
+        progress  called with (done, total) while a template is built or unpacked
         Raises VzError with the contract's code (vzctl-cli 4)."""
         vps = self.vps(ctid)
-        vps.create(report=report, **params)
+        vps.create(report=report, progress=progress, **params)
         return vps
 
     def ids(self) -> list[int]:

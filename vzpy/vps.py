@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vzpy.model import Facts
     from vzpy.node import Node
     from vzpy.story.pump import Result
+    from vzpy.template import Progress
 
 
 @record
@@ -179,11 +180,13 @@ class VPS:
             raise VzError("lockdir is not set", Exit.SYSTEM)
         return state.Lock(lockdir, self.ctid, report, word)
 
-    def create(self, *, report: Report = silent, **params: object) -> None:
+    def create(
+        self, *, report: Report = silent, progress: Progress | None = None, **params: object
+    ) -> None:
         from vzpy.story.create import create
 
         with self.locked(report):
-            create(self.node, self.ctid, params, report)
+            create(self.node, self.ctid, params, report, progress)
         self.reload()
 
     def destroy(self, *, report: Report = silent) -> None:

@@ -1,6 +1,8 @@
-"""vzctl create (vzctl-cli 4)."""
+"""vzctl create: a progress bar where the template has to be built or unpacked (vzctl-cli 4)."""
 
 from __future__ import annotations
+
+from vzpy.commands.bar import Bar
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -8,5 +10,6 @@ if TYPE_CHECKING:
 
 
 def run(call: Call) -> int:
-    call.node.create(call.ctid, report=call.report, **call.given)
+    with Bar("Unpacking the OS template", wanted=not call.out.quiet) as progress:
+        call.node.create(call.ctid, report=call.report, progress=progress, **call.given)
     return 0
