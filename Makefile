@@ -81,10 +81,17 @@ install: $(READY)
 	done
 	sed 's|@SBIN@|$(PREFIX)/sbin|' templates/system/vz.init > $(DESTDIR)/etc/init.d/vz
 	chmod 755 $(DESTDIR)/etc/init.d/vz
-	[ -n "$(DESTDIR)" ] || $(PREFIX)/sbin/vz setup
+ifeq ($(DESTDIR),)
+	$(PREFIX)/sbin/vz setup
+	! $(PREFIX)/sbin/vzeventd --status >/dev/null || $(PREFIX)/sbin/vzeventd --replace
+	! [ -d /run/systemd/system ] || systemctl daemon-reload
+endif
 
 uninstall:
-	[ -n "$(DESTDIR)" ] || ! [ -x $(PREFIX)/sbin/vz ] || $(PREFIX)/sbin/vz setup --remove
+ifeq ($(DESTDIR),)
+	! [ -x $(PREFIX)/sbin/vzeventd ] || $(PREFIX)/sbin/vzeventd --stop || true
+	! [ -x $(PREFIX)/sbin/vz ] || $(PREFIX)/sbin/vz setup --remove
+endif
 	for tool in $(TOOLS); do \
 		rm -f $(DESTDIR)$(PREFIX)/sbin/$$tool $(DESTDIR)$(COMP)/$$tool; \
 	done

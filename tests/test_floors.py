@@ -36,7 +36,9 @@ HEAVY = {"re", "typing", "dataclasses", "json", "enum", "contextlib", "subproces
 
 
 def floor(module: str) -> int:
-    head = module.split(".")[1]
+    head, *_, last = module.split(".")[1:] * 2
+    if last == "__main__":
+        return 4
     if head == "kernel":
         return 1
     for level, names in ((0, FLOOR_0), (3, FLOOR_3), (4, FLOOR_4)):

@@ -8,7 +8,7 @@ from importlib import import_module
 from vzpy import actions
 from vzpy.params import Option
 
-TOOLS = ("vz", "vzctl", "vzlist", "vzpid", "vzpkg")
+TOOLS = ("vz", "vzctl", "vzeventd", "vzlist", "vzpid", "vzpkg")  # vz-fdkeep is no tool of users
 
 _HEAD = """# Bash completion of {tool}. Made by `make docs`: do not change it here.
 
@@ -42,7 +42,8 @@ _IDS = "$(vzlist -aHo ctid,name 2>/dev/null | sed 's/ -$//')"
 
 def script(tool: str) -> str:
     """The completion file of a tool, to be called TOOL."""
-    body = {"vzctl": _vzctl, "vz": _vz}.get(tool, lambda: _plain(tool))()
+    bodies = {"vzctl": _vzctl, "vz": _vz, "vzeventd": _vzeventd}
+    body = bodies.get(tool, lambda: _plain(tool))()
     return _HEAD.format(tool=tool) + body + _TAIL.format(tool=tool)
 
 
@@ -83,6 +84,13 @@ def _vz() -> str:
         f"\tif [ -z \"$first\" ]; then\n\t\twords='--help --version {names}'\n"
         f"\telse\n{_indented(_case('$first', rows))}\tfi\n"
     )
+
+
+def _vzeventd() -> str:
+    from vzpy.eventd.main import _USAGE
+
+    words = sorted({word.strip("[]|") for word in _USAGE.split() if word.strip("[").startswith("--")})
+    return f"\twords='{' '.join(words)}'\n"
 
 
 def _plain(tool: str) -> str:
