@@ -89,8 +89,9 @@ def _vz() -> str:
 def _vzeventd() -> str:
     from vzpy.eventd.main import _USAGE
 
-    words = sorted({word.strip("[]|") for word in _USAGE.split() if word.strip("[").startswith("--")})
-    return f"\twords='{' '.join(words)}'\n"
+    words = {word.strip("[]") for word in _USAGE.split()}
+    options = sorted(word for word in words if word.startswith("--"))
+    return f"\twords='{' '.join(options)}'\n"
 
 
 def _plain(tool: str) -> str:
