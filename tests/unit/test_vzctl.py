@@ -196,6 +196,17 @@ def test_what_set_stores(run, node, conf, before, line, after):
     assert conf() == after
 
 
+def test_ct0_is_the_node(run, node):
+    """Its 0.conf is there from the start; what is asked is kept, never applied."""
+    code, out, err = run("set 0 --cpuunits 1000")
+    assert (code, out) == (1, "") and err.endswith(": cpuunits\n")
+    code, out, err = run("set 0 --cpuunits 1000 --onboot no --save")
+    assert (code, out) == (0, f"CT configuration saved to {node.conf}/0.conf\n")
+    assert err == "Warning: not applied on this node: cpuunits\n"
+    with open(f"{node.conf}/0.conf") as file:
+        assert 'CPUUNITS="1000"\n' in file.read()
+
+
 def test_new_interfaces_are_completed(run, conf):
     conf("")
     assert run("set 101 --netif_add eth3 --netif_add x,00:18:51:00:00:01,h,,br0 --save")[0] == 0

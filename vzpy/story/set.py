@@ -25,6 +25,7 @@ from vzpy.events import (
 from vzpy.params import (
     BY_KEY,
     CAPS,
+    CORE,
     CPU,
     DEV,
     DISK,
@@ -90,8 +91,10 @@ def set_params(vps: VPS, params: Mapping[str, object], save: bool, report: Repor
         _on_running(vps, facts, changed, save, report)
         if needs_restart:
             report(RestartNeeded())
+    elif vps.ctid == 0:
+        _on_host(changed, save, report)
     elif not save:
-        _refuse_stopped(changed, report)
+        _refuse_stopped(changed)
     if "userpasswd" in given:
         _set_passwords(vps, given["userpasswd"], facts)
     if save:
@@ -273,7 +276,16 @@ def _restart(vps: VPS, report: Report) -> None:
 # --- a stopped VPS ---------------------------------------------------------------------------
 
 
-def _refuse_stopped(changed: Mapping[str, str], report: Report) -> None:
+def _on_host(changed: Mapping[str, str], save: bool, report: Report) -> None:
+    """CT0 is the node itself, whose limits are its administrator's: 0.conf keeps what is asked."""
+    what = [BY_KEY[key].option or key.lower() for key in changed if BY_KEY[key].room != CORE]
+    if what and not save:
+        raise _not_possible(what, Exit.SETUBC)
+    if what:
+        report(NotApplied(what=", ".join(what)))
+
+
+def _refuse_stopped(changed: Mapping[str, str]) -> None:
     """Without --save nothing would come of it. Raises NotRunning (31), one line a group."""
     lines = list(dict.fromkeys(
         NOT_RUNNING[BY_KEY[key].room] for key in changed if BY_KEY[key].room in NOT_RUNNING
