@@ -179,7 +179,7 @@ KEYS = st.sampled_from(["NUMPROC", "HOSTNAME", "IP_ADDRESS", "DESCRIPTION", "VE_
 VALUES = st.text(st.characters(exclude_characters="\n\0", exclude_categories=["Cs"]), max_size=15)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=LINES, end=st.sampled_from(["", "\n"]), changes=st.dictionaries(KEYS, VALUES))
 def test_fuzz_save(tmp_path, lines, end, changes):
     """What was saved is what is read; every other line is still there, byte for byte."""
@@ -202,7 +202,9 @@ def others(text, changes):
     return [line for line in lines if not (line[1] and line[0] in changes)] if text else []
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(value=VALUES.filter(lambda text: "\r" not in text))
 @example(value="$HOME $(id) `id` \"x\" \\ \\$VEID ${VEID} 'y' !x")
 def test_sh_reads_what_was_saved(tmp_path, value):
@@ -214,6 +216,7 @@ def test_sh_reads_what_was_saved(tmp_path, value):
     assert done.stdout.decode() == f"{value}|/vz/root/7"
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=200))
 def test_fuzz_read(text):
     layer = config.Layer("f", text)

@@ -1,7 +1,7 @@
 """Command lines: getopt_long's words and the contract's codes; the library's keywords."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vzpy import events, options
@@ -104,6 +104,7 @@ WORDS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(action=st.sampled_from([a for a in ACTIONS if a.rest == OPTIONS]), argv=WORDS)
 def test_fuzz(action, argv):
     """A command line is understood, or refused with 20 or 21; what is understood can be read."""

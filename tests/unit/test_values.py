@@ -1,7 +1,7 @@
 """Value classes: the contract's examples, and nothing but Invalid for anything else."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vzpy import values
@@ -135,6 +135,7 @@ TEXTS = st.one_of(st.text(max_size=40), st.text(ALPHABET, max_size=20), NEARLY)
 
 
 @pytest.mark.parametrize("kind", sorted(values.KINDS))
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_fuzz(kind, text):
     """Only Invalid is raised; what is stored is read again as the same, and fits a line."""
