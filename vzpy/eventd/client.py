@@ -52,7 +52,7 @@ class Daemon:
             except BaseException:
                 daemon.close()
                 raise
-        raise ConnectionResetError(104, os.strerror(104))
+        raise ConnectionAbortedError(103, os.strerror(103))
 
     @staticmethod
     def _connect(paths: NodePaths, start: bool) -> _socket.socket:

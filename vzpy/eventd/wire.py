@@ -82,10 +82,10 @@ def _decode(data: bytes, at: int, depth: int) -> tuple[Plain, int]:
             items.append(item)
         if kind == b"l":
             return tuple(items), at + 1
-        keys = items[::2]
-        if len(items) % 2:
-            raise ValueError("a key without a value")
-        return {key: item for key, item in zip(keys, items[1::2]) if isinstance(key, str)}, at + 1
+        keys = [key for key in items[::2] if isinstance(key, str)]
+        if len(keys) * 2 != len(items):
+            raise ValueError("pairs of name and value are asked for")
+        return dict(zip(keys, items[1::2])), at + 1
     start = data.index(b":", at) + 1
     length = int(data[at + (kind == b"u") : start - 1])
     if not 0 <= length <= len(data) - start:
@@ -109,8 +109,9 @@ def send(sock: _socket.socket, message: Message, fds: Sequence[int] = (), flags:
 def receive(sock: _socket.socket) -> tuple[Message, list[int]]:
     """The next message and its descriptors.
 
-    Raises ConnectionResetError at end of file; OSError; ValueError for rubbish, with its
-    descriptors closed."""
+    Raises ConnectionAbortedError at end of file; ConnectionResetError when the peer has died with
+    our last message unread (unix(7)); OSError; ValueError for rubbish, with its descriptors closed.
+    """
     packet, ancillary, flags, _ = sock.recvmsg(
         LIMIT, _socket.CMSG_SPACE(4 * MAX_FDS), _socket.MSG_CMSG_CLOEXEC
     )
@@ -122,7 +123,7 @@ def receive(sock: _socket.socket) -> tuple[Message, list[int]]:
     ]
     try:
         if not packet:
-            raise ConnectionResetError(104, os.strerror(104))
+            raise ConnectionAbortedError(103, os.strerror(103))
         if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
             raise ValueError("too long")
         return decode(packet), fds

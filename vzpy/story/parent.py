@@ -62,10 +62,20 @@ class NodeDaemon(Caller):
         message, fds = pack(birth, handed)
         message["ctid"] = self.ctid
         try:
-            self.daemon.request(message, fds)
+            try:
+                self.daemon.request(message, fds)
+            except (BrokenPipeError, ConnectionResetError):  # it died before it read that
+                self._open_again()
+                self.daemon.request(message, fds)
         except ConnectionError as err:
             raise VzError("vzeventd has died while it started the container",
                           hint="Try again: it will be started anew.") from err
+
+    def _open_again(self) -> None:
+        from vzpy.eventd.client import Daemon
+
+        self.daemon.close()
+        self.daemon = Daemon.open(self.paths)
 
     def keep_console(self, master: int) -> None:
         self._master = master
@@ -78,14 +88,11 @@ class NodeDaemon(Caller):
         self.daemon.send({"op": "console", "ctid": self.ctid}, [self._master])
 
     def watch(self) -> None:
-        from vzpy.eventd.client import Daemon
-
         try:
             try:
                 self.daemon.request({"op": "watch", "ctid": self.ctid})
             except ConnectionError:
-                self.daemon.close()
-                self.daemon = Daemon.open(self.paths)
+                self._open_again()
                 self._hand_console()
                 self.daemon.request({"op": "watch", "ctid": self.ctid})
         except OSError as err:
