@@ -21,7 +21,7 @@ else:
     _REQUIRED = object()
 
     def record(cls):
-        """Class decorator: fields from the annotations, by keyword or position; frozen, comparable."""
+        """Class decorator: fields from the annotations; frozen, comparable, cheap to import."""
         names = tuple(cls.__annotations__)
         blank = {name: getattr(cls, name, _REQUIRED) for name in names}
         required = sum(value is _REQUIRED for value in blank.values())  # they come first
