@@ -409,3 +409,18 @@ def test_a_full_disk(node, vzctl, layout):
     finally:
         subprocess.run(["umount", small], check=True)
         small.rmdir()
+
+
+@pytest.mark.parametrize("layout", ["simfs", "overlay"])
+def test_a_broken_template(make_node, layout, tmp_path):
+    node = make_node(str(tmp_path / "template"))
+    cache = tmp_path / "template/cache"
+    cache.mkdir(parents=True)
+    (cache / "broken.tar.gz").write_bytes(b"\x1f\x8b" + bytes(1000))
+    before = picture(node)
+    with pytest.raises(VzError) as info:
+        node.create(101, ostemplate="broken", layout=layout, name="web")
+    assert info.value.code == 47
+    assert info.value.message.endswith("\n" + FAILED.strip())
+    assert picture(node) == before
+    assert mine(node) == []
