@@ -6,6 +6,7 @@ CLONE_PARENT from there. The new task is the child of whoever called, and the la
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import time
@@ -55,6 +56,7 @@ def launch(entry: Entry, tell: Callable[[int], None], task: Callable[[], None]) 
     pid = os.fork()
     if pid:
         return pid
+    gc.disable()  # a collection here would only copy pages of the caller
     try:
         new = _enter(entry)
         if new:
@@ -139,10 +141,14 @@ def _oom_score_0() -> None:
 
 def write_maps(pid: int, ids: IdRange) -> None:
     """uid_map and gid_map of a new user namespace (user_namespaces(7))."""
+    _write_maps(pid, ids.map_text())
+
+
+def _write_maps(pid: int, text: bytes) -> None:
     for kind in ("uid_map", "gid_map"):
         fd = os.open(f"/proc/{pid}/{kind}", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(fd, ids.map_text())
+            os.write(fd, text)
         finally:
             os.close(fd)
 
@@ -172,32 +178,12 @@ def enter_time() -> None:
 
 
 def idmap_userns(text: bytes) -> int:
-    """A descriptor of a user namespace with the given uid and gid map, for mount_setattr(2).
-
-    The namespace needs a process for as long as its maps are written."""
-    ready, done = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            p.close_all_but([ready[1], done[0]])
-            p.unshare(p.CLONE_NEWUSER)
-            os.write(ready[1], b"1")
-            os.read(done[0], 1)
-        finally:
-            os._exit(0)
+    """A descriptor of a user namespace with the given uid and gid map, for mount_setattr(2)."""
+    pid = p.zombie(p.CLONE_NEWUSER)
     try:
-        os.close(ready[1])
-        os.close(done[0])
-        if not os.read(ready[0], 1):
-            raise OSError(1, "Cannot make a user namespace for an idmapped mount")
-        for kind in ("uid_map", "gid_map"):
-            fd = os.open(f"/proc/{pid}/{kind}", os.O_WRONLY | os.O_CLOEXEC)
-            os.write(fd, text)
-            os.close(fd)
+        _write_maps(pid, text)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        os.close(ready[0])
-        os.close(done[1])
         os.waitpid(pid, 0)
 
 

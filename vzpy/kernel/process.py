@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 
 from vzpy.kernel.libc import (
@@ -17,6 +18,7 @@ from vzpy.kernel.libc import (
 )
 
 CLONE_NEWTIME = 0x00000080
+CLONE_VM = 0x00000100
 CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -41,6 +43,7 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECBIT_NO_SETUID_FIXUP = 1 << 2
 
+_STACK = 16384
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _IOPRIO_WHO_PROCESS = 1
 
@@ -61,6 +64,21 @@ def clone3(flags: int, exit_signal: int = SIGCHLD, cgroup: int = -1) -> int:
     interpreter lock that another thread holds."""
     args = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup, 0))
     return syscall(NR_clone3, args, len(args))
+
+
+def zombie(flags: int) -> int:
+    """A child that ends at once, by clone(2) of libc's _exit on a stack of its own: the pid.
+
+    Its zombie keeps the new user namespace (CLONE_NEWUSER) reachable under /proc/PID until it is
+    reaped. It shares our memory and runs one system call, so that it costs a tenth of a fork, and
+    may be made from a threaded process."""
+    stack = ctypes.create_string_buffer(_STACK)
+    top = (ctypes.addressof(stack) + _STACK) & ~15
+    pid: int = libc.clone(libc._exit, ctypes.c_void_p(top), flags | CLONE_VM | SIGCHLD, None)
+    if pid < 0:
+        raise oserror()
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # the stack is in use until then
+    return pid
 
 
 def setns(fd: int, nstype: int = 0) -> None:
