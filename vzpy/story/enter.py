@@ -108,7 +108,7 @@ def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
     ours, theirs = Channel.pair()
     leaf_fd = -1
     leaf = ""
-    pid = 0
+    launcher = pid = 0
     try:
         fault("exec-leaf")
         name = f".vz-{os.getpid()}-{ours.fileno()}"
@@ -124,7 +124,6 @@ def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
             lambda: _inside(what, init, bounding, filter_, theirs),
         )
         theirs.close()
-        os.waitpid(launcher, 0)
         pid, master, failure = _hear_out(ours)
         fault("exec-ready")
         if failure or not pid:
@@ -133,12 +132,16 @@ def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
             raise OSError(25, "is no pty", "/dev/pts/ptmx")
         return Task(pid, leaf, master)
     except BaseException:
-        if pid:
+        if leaf:
+            cgroups.kill(leaf)
+        if launcher and (pid := pid or _hear_out(ours)[0]):
             reap(pid)
         if leaf:
             cgroups.rmdir(leaf)
         raise
     finally:
+        if launcher:
+            os.waitpid(launcher, 0)
         theirs.close()
         ours.close()
         os.close(init)

@@ -22,16 +22,18 @@ class Caller:
     """The caller is the parent: no console, and nobody sees how init ends."""
 
     by_daemon = False
+    _launcher = 0
 
     def __enter__(self) -> Caller:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        if self._launcher:
+            os.waitpid(self._launcher, 0)
 
     def launch(self, birth: child.Birth, handed: child.Handed) -> None:
-        """Fork the launcher, and reap it."""
-        os.waitpid(child.launch(birth, handed), 0)
+        """Fork the launcher; it is reaped when all is done, and nobody waits for its end."""
+        self._launcher = child.launch(birth, handed)
 
     def keep_console(self, master: int) -> None:
         os.close(master)
