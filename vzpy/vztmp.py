@@ -203,11 +203,14 @@ def remove_entries(area: str) -> list[OSError]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for name in waiting:
-                failures += _empty(f"{area}/{name}")
+                failed = _empty(f"{area}/{name}")
+                failures += failed
                 try:
                     os.rmdir(f"{area}/{name}")
-                except OSError:
-                    given_up.add(name)
+                except OSError as err:
+                    # Nothing failed and it is not empty: something was moved in just now.
+                    if failed or err.errno != errno.ENOTEMPTY:
+                        given_up.add(name)
         except BlockingIOError:
             break
         finally:

@@ -158,6 +158,26 @@ def test_an_entry_taken_while_it_is_empty_is_made_again(tmp_path, area):
     assert os.path.exists(f"{announced[2]}/0")
 
 
+def test_what_is_moved_in_while_the_entry_is_looked_at_goes_too(tmp_path, area, monkeypatch):
+    """The remover saw it empty, and its own mover's remover found this one at work."""
+    private = str(tmp_path / "private")
+    hostile(private)
+    os.mkdir(area, 0o700)
+    entry = f"{area}/{vztmp.PREFIX}x"
+    os.mkdir(entry)
+    real = vztmp._empty
+
+    def empty(path):
+        failures = real(path)
+        if os.path.exists(private):
+            os.rename(private, f"{entry}/0")
+        return failures
+
+    monkeypatch.setattr(vztmp, "_empty", empty)
+    assert vztmp.remove_entries(area) == []
+    assert os.listdir(area) == [vztmp.LOCK]
+
+
 def test_the_detached_remover(tmp_path, area):
     private = str(tmp_path / "private")
     hostile(private)
