@@ -19,6 +19,8 @@ CONTROLLERS = ("cpu", "memory", "pids", "io", "cpuset")
 # Files a delegatee may write, where /sys/kernel/cgroup/delegate does not say (before Linux 4.15).
 _DELEGATE = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
 
+_LEAF_YOUTH = 120  # seconds, above any time that a launch may take
+
 _mountpoint: str | None = None
 _delegate: tuple[str, ...] | None = None
 
@@ -129,14 +131,17 @@ def leaf(path: str, ids: IdRange, name: str) -> str:
 
 
 def sweep(path: str) -> None:
-    """Remove exec's leaves in which nothing runs any more."""
+    """Remove exec's leaves in which nothing runs any more; not a young one, which may be of an
+    exec that has yet to be born."""
+    old = time.time() - _LEAF_YOUTH
     try:
-        names = os.listdir(f"{path}/ve")
+        with os.scandir(f"{path}/ve") as entries:
+            leaves = [x.path for x in entries if x.name.startswith(".vz-")]
+        for leaf in leaves:
+            if os.stat(leaf).st_mtime < old:
+                rmdir(leaf)
     except OSError:
-        return
-    for name in names:
-        if name.startswith(".vz-"):
-            rmdir(f"{path}/ve/{name}")
+        pass  # another exec swept it
 
 
 def rmdir(path: str) -> bool:

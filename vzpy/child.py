@@ -156,6 +156,8 @@ def try_execve(path: bytes, argv: list[bytes], env: dict[bytes, bytes]) -> None:
     Raises OSError for every other failure."""
     try:
         os.execve(path, argv, env)
+    except ValueError as err:  # an empty first word, a NUL in one
+        raise OSError(22, str(err), os.fsdecode(path)) from None
     except OSError as err:
         if err.errno not in (2, 20):  # ENOENT, ENOTDIR
             raise OSError(err.errno, err.strerror, os.fsdecode(path)) from None

@@ -23,7 +23,7 @@ def main(tool: str, argv: list[str]) -> int:
     try:
         module = __import__(TOOLS[tool], fromlist=["main"])
         code: int = module.main(argv)
-        sys.stdout.flush()
+        _flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `vzlist | head`
@@ -42,5 +42,10 @@ def run() -> None:
     # Who ignores SIGCHLD hands that down, and then wait(2) finds no child.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     code = main(sys.argv[0].rpartition("/")[2], sys.argv[1:])
-    sys.stdout.flush()
+    _flush()
     os._exit(code)  # nothing is left to do that the kernel does not do faster
+
+
+def _flush() -> None:
+    if sys.stdout:  # None when the tool was started without one
+        sys.stdout.flush()

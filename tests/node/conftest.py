@@ -5,6 +5,7 @@ vps       number 101 of it, created
 cli       runs a tool of the checkout as a process: cli("vzctl", "start", 101)
 vzctl     the same for vzctl: vzctl("start", 101)
 make_node makes more nodes
+parent    "daemon", "caller": runs the test twice, with the node daemon and without
 After every test everything that a VPS is made of has to be gone again."""
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Bed:
         tools.private_mounts()
         m.mount(self.folder, self.folder, "none", m.MS_BIND)
         self.template = f"{self.folder}/template"
-        self.cgroups: list[str] = []
+        self.cgroups: dict[str, bool] = {}
         self._count = 0
         os.makedirs(f"{self.template}/cache")
         template.ensure_tree(self.template, "busybox-x86_64", silent)
@@ -60,7 +61,7 @@ class Bed:
         self._count += 1
         where = f"{self.folder}/{self._count}"
         paths = NodePaths.of(f"{where}/etc", f"{where}/run")
-        self.cgroups.append(paths.cgroup)
+        self.cgroups[paths.cgroup] = True
         nodesetup.setup(paths, f"{where}/vz")
         config.save(f"{paths.etc}/vz.conf", {"TEMPLATE": template_dir or self.template})
         return Node(etc=paths.etc, run=paths.run)
@@ -83,6 +84,7 @@ class Bed:
             root = f"{cgroups.mountpoint()}/{node.paths.cgroup}"
             problems += [f"{root}/{n.name}" for n in Path(root).glob("*/")]
         finally:
+            self.cgroups[node.paths.cgroup] = False
             tools.clear_cgroup(node.paths.cgroup)
             tools.remove_tree(os.path.dirname(node.paths.etc))
         assert not problems, "\n".join(problems)
@@ -170,6 +172,16 @@ def node(make_node):
 @pytest.fixture
 def vps(node):
     return node.create(101)
+
+
+@pytest.fixture(params=["daemon", "caller"])
+def parent(request, node):
+    """The test runs with the node daemon as parent of every init, and without one."""
+    if request.param == "caller":
+        with tools.no_daemon(node):
+            yield request.param
+    else:
+        yield request.param
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,24 +29,36 @@ slow = pytest.mark.slow
 class Ran:
     """What a tool came to: exit code (or minus the signal) and what it wrote."""
 
-    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
-        self.code = done.returncode
-        self.stdout = done.stdout.decode(errors="surrogateescape")
-        self.stderr = done.stderr.decode(errors="surrogateescape")
+    def __init__(self, code: int, stdout: bytes, stderr: bytes) -> None:
+        self.code = code
+        self.stdout = stdout.decode(errors="surrogateescape")
+        self.stderr = stderr.decode(errors="surrogateescape")
 
     def __repr__(self) -> str:
         return f"exit code {self.code}\nstdout: {self.stdout}\nstderr: {self.stderr}"
 
 
-def run_tool(node, words, *, env=None, stdin=b"", timeout=120, **kw) -> Ran:
-    """A tool of the checkout, with the environment of the contract and no other."""
-    command = [ROOT / "bin" / words[0], *map(str, words[1:])]
+def start_tool(node, words, *, env=None, before=(), **kw) -> subprocess.Popen[bytes]:
+    """A tool of the checkout, with the environment of the contract and no other.
+
+    before  words in front of it: a program that runs it"""
+    command = [*before, ROOT / "bin" / words[0], *map(str, words[1:])]
     given = {**ENV, "VZ_ETC": node.paths.etc, "VZ_RUN": node.paths.run, **(env or {})}
-    source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
-    kw = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kw}
-    done = subprocess.run(command, env=given, timeout=timeout, **source, **kw)
-    done.stdout, done.stderr = done.stdout or b"", done.stderr or b""
-    return Ran(done)
+    kw = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | kw
+    return subprocess.Popen(command, env=given, **kw)
+
+
+def run_tool(node, words, *, stdin=b"", timeout=120, **kw) -> Ran:
+    """The same, run to its end; stdin is bytes, or what Popen takes."""
+    given = stdin if isinstance(stdin, bytes) else None
+    kw |= {} if given is not None else {"stdin": stdin}
+    with start_tool(node, words, **kw) as tool:
+        try:
+            stdout, stderr = tool.communicate(given, timeout)
+        except BaseException:
+            tool.kill()
+            raise
+    return Ran(tool.returncode, stdout or b"", stderr or b"")
 
 
 def wait_for(condition, seconds: float = 10, what: str = ""):
@@ -146,12 +159,12 @@ class Traces:
     """Everything of the kind that a VPS is made of, as it is now: (kind, what) pairs.
 
     folder   where the nodes of this session live
-    cgroups  names of their cgroups"""
+    cgroups  names of their cgroups, whether the node still exists"""
 
-    def __init__(self, folder: str, names: list[str]) -> None:
+    def __init__(self, folder: str, names: dict[str, bool]) -> None:
         self.found = {
             *(("mount", line) for line in _lines("/proc/self/mountinfo")),
-            *(("process", p) for p in _our_processes()),
+            *(("process", p) for p in _our_processes(names)),
             *(("cgroup", n) for n in names if os.path.exists(f"{cgroups.mountpoint()}/{n}")),
             *(("network namespace", n) for n in _listing("/run/netns")),
             *(("link", n) for _, n in socket.if_nameindex() if n.startswith(("venet", "veth"))),
@@ -178,8 +191,9 @@ def _listing(path: str) -> list[str]:
         return []
 
 
-def _our_processes() -> list[str]:
-    """Processes in the mount namespace of the tests, which nobody but we has: tools, daemons."""
+def _our_processes(names: dict[str, bool]) -> list[str]:
+    """Processes in the mount namespace of the tests, which nobody but we has: tools, daemons;
+    without the daemons of nodes that still exist."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -188,6 +202,9 @@ def _our_processes() -> list[str]:
             with open(f"/proc/{pid}/cmdline", "rb") as f:
                 words = f.read().replace(b"\0", b" ").decode(errors="replace")
             proc.starttime(int(pid))  # no zombie
+            with open(f"/proc/{pid}/cgroup") as f:
+                if names.get(f.read().rpartition("0::/")[2].partition("/")[0]):
+                    continue
             found.append(f"{pid} {words}")
         except OSError:
             pass
@@ -267,6 +284,17 @@ _DATA = ("VE_PRIVATE", "VE_ROOT")
 _STAYS = ("vzeventd.log",)
 
 
+@contextmanager
+def no_daemon(node):
+    """The node daemon of a node cannot be started: something lies at the place of its socket."""
+    os.makedirs(f"{node.paths.socket}/x")
+    try:
+        yield
+    finally:
+        shutil.rmtree(node.paths.socket)
+        Path(node.paths.run, "vzeventd.lock").unlink(missing_ok=True)
+
+
 def clear_cgroup(name: str) -> None:
     """Kill and remove a cgroup of a node; whatever a failed test left in it."""
     path = f"{cgroups.mountpoint()}/{name}"
@@ -332,3 +360,15 @@ def plant(vps, path: str, content: str | bytes = "", mode: int = 0o644, link: st
 
 # An init that does nothing at all: what it was given shows unchanged in /proc/1.
 IDLE = "#!/bin/sh\nexec sleep 1000000\n"
+
+
+def debian_store() -> str:
+    """A template folder with the Debian template, its tree kept over sessions."""
+    store = CACHE / "debian"
+    (store / "cache").mkdir(parents=True, exist_ok=True)
+    tarball = debian_tarball()
+    assert tarball
+    link = store / "cache" / tarball.name
+    if not link.is_symlink():
+        link.symlink_to(tarball)
+    return str(store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 
 from vzpy.commands.output import STDERR, STDOUT, say
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 def run(call: Call) -> int:
     """exec says 8 for whatever fails; exec2 and exec3 give the command's own status."""
     is_exec = call.action.name == "exec"
+    for number in (_signal.SIGTERM, _signal.SIGHUP):
+        if _signal.getsignal(number) == _signal.SIG_DFL:
+            _signal.signal(number, _end)
     try:
         status = _run_inside(call)
     except VzError as err:
@@ -24,6 +28,11 @@ def run(call: Call) -> int:
         say(STDERR, f"Got signal {-status}")
         status = Exit.SYSTEM
     return Exit.COMMAND_EXECUTION if is_exec and status else status
+
+
+def _end(number: int, frame: object) -> None:
+    """What runs inside ends with the tool."""
+    raise SystemExit(128 + number)
 
 
 def _run_inside(call: Call) -> int:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import os
 import select
 import stat
+import time
 
 from vzpy import cgroups, child, ns, rootfs, scripts, syscalls
-from vzpy.errors import NotRunning
+from vzpy.errors import Exit, NotRunning, UsageError, VzError
 from vzpy.fault import fault
 from vzpy.kernel import caps, process, seccomp
 from vzpy.model import Facts, IdRange
@@ -33,6 +34,8 @@ STEPS = ("exec-leaf", "exec-launch", "exec-ready")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 EXEC_ENV = {b"PATH": PATH.encode(), b"HOME": b"/", b"TERM": b"linux"}
 NO_PROGRAM = 127
+# A guest may freeze or stop the task before it has become the program; then nobody waits longer.
+_LAUNCH_TIMEOUT = 60.0
 
 
 @record
@@ -60,8 +63,12 @@ def shell_reading_stdin() -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:
 
 
 def program(argv: list[bytes]) -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:
-    """execvp: the words as they are, looked for in PATH inside."""
+    """execvp: the words as they are, looked for in PATH inside.
+
+    Raises UsageError when there is no word."""
     words = tuple(argv)
+    if not words:
+        raise UsageError("No command line given for exec")
     if b"/" in words[0]:
         return ((words[0], words),)
     return tuple((d.encode() + b"/" + words[0], words) for d in PATH.split(":"))
@@ -96,10 +103,17 @@ class Task:
                 pass
 
 
-def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
+def spawn(
+    facts: Facts,
+    what: Program,
+    filter_cache: str | None = None,
+    timeout: float | None = None,
+) -> Task:
     """Start a program inside; returns when it has been executed.
 
-    Raises NotRunning when init is gone; ChildError, an OSError, when no candidate can run."""
+    Raises NotRunning when init is gone; ChildError, an OSError, when no candidate can run;
+    VzError 15 when it has not come so far within the timeout (seconds; always within a minute)."""
+    deadline = time.monotonic() + min(_LAUNCH_TIMEOUT, timeout or _LAUNCH_TIMEOUT)
     try:
         init = os.pidfd_open(facts.pid)
         bounding = caps.bounding_of(facts.pid)
@@ -111,6 +125,7 @@ def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
     launcher = pid = 0
     try:
         fault("exec-leaf")
+        cgroups.sweep(facts.cgroup)
         name = f".vz-{os.getpid()}-{ours.fileno()}"
         leaf = cgroups.leaf(facts.cgroup, IdRange(facts.base, facts.count), name)
         leaf_fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -124,17 +139,17 @@ def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
             lambda: _inside(what, init, bounding, filter_, theirs),
         )
         theirs.close()
-        pid, master, failure = _hear_out(ours)
+        pid, master, failure = _hear_out(ours, deadline)
         fault("exec-ready")
         if failure or not pid:
-            raise failure or NotRunning
+            raise NotRunning if not _lives(init) else failure or NotRunning
         if what.pty and master < 0:
             raise OSError(25, "is no pty", "/dev/pts/ptmx")
         return Task(pid, leaf, master)
     except BaseException:
         if leaf:
             cgroups.kill(leaf)
-        if launcher and (pid := pid or _hear_out(ours)[0]):
+        if launcher and (pid := pid or _hear_out(ours, time.monotonic() + 1)[0]):
             reap(pid)
         if leaf:
             cgroups.rmdir(leaf)
@@ -149,12 +164,21 @@ def spawn(facts: Facts, what: Program, filter_cache: str | None = None) -> Task:
             os.close(leaf_fd)
 
 
-def _hear_out(ours: Channel) -> tuple[int, int, OSError | None]:
+def _lives(pidfd: int) -> bool:
+    return not select.select([pidfd], [], [], 0)[0]
+
+
+def _hear_out(ours: Channel, deadline: float) -> tuple[int, int, OSError | VzError | None]:
     """All that launcher and task say, in whatever order, until the task has been executed or is
     gone: its pid, the master of its pty, what failed."""
     pid, master = 0, -1
-    failure: OSError | None = None
+    failure: OSError | VzError | None = None
+    poll = select.poll()
+    poll.register(ours, select.POLLIN)
     while True:
+        if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+            late = VzError("Execution timeout expired", Exit.EXEC_TIMEOUT, step="exec-launch")
+            return pid, master, late
         try:
             word, fields, fd = ours.receive()
         except ChildError as err:

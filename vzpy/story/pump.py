@@ -52,6 +52,7 @@ def run(
                 candidates, tuple((env or enter.EXEC_ENV).items()), stdio=pipes.inside()
             ),
             filter_cache,
+            timeout,
         )
         pipes.close_inside()
         pump = _Pump(task, pipes, stdin, stdout, stderr)

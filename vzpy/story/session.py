@@ -79,7 +79,7 @@ class Terminal:
             return self
         self._handler = signal.signal(signal.SIGWINCH, lambda *_: self.resize())
         self.resize()
-        tty.setraw(self.fd)
+        tty.setraw(self.fd, termios.TCSADRAIN)  # what was typed ahead is for the shell
         return self
 
     def resize(self) -> None:
