@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,6 +69,13 @@ def wait_for(condition, seconds: float = 10, what: str = ""):
         assert time.monotonic() < end, f"not within {seconds} s: {what or condition}"
         time.sleep(0.01)
     return value
+
+
+def in_threads(work, items, seconds: float = 600) -> list:
+    """work(item) for all items at once, each in a thread; their results. What one raises, and a
+    hang, fail the test."""
+    with ThreadPoolExecutor(len(items)) as pool:
+        return list(pool.map(work, items, timeout=seconds))
 
 
 # Abilities: each probe returns why it is missing, "" when it is there

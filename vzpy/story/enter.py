@@ -13,6 +13,7 @@ only be entered with rights on the common ancestor; its own rights end with setn
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import stat
@@ -34,6 +35,8 @@ STEPS = ("exec-leaf", "exec-launch", "exec-ready")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 EXEC_ENV = {b"PATH": PATH.encode(), b"HOME": b"/", b"TERM": b"linux"}
 NO_PROGRAM = 127
+# A leaf outlives its spawn(), so two of a process never have the same name.
+_serial = itertools.count()
 # A guest may freeze or stop the task before it has become the program; then nobody waits longer.
 _LAUNCH_TIMEOUT = 60.0
 
@@ -126,7 +129,7 @@ def spawn(
     try:
         fault("exec-leaf")
         cgroups.sweep(facts.cgroup)
-        name = f".vz-{os.getpid()}-{ours.fileno()}"
+        name = f".vz-{os.getpid()}-{next(_serial)}"
         leaf = cgroups.leaf(facts.cgroup, IdRange(facts.base, facts.count), name)
         leaf_fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         filter_ = syscalls.program(filter_cache)
