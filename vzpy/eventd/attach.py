@@ -98,7 +98,8 @@ def attach(paths: NodePaths, ctid: int) -> Daemon:
 def _until_lost(
     screen: _Screen, paths: NodePaths, ctid: int, keys: Keys, stdin: int, stdout: int
 ) -> bool:
-    """Copy both ways; True when the user has had enough, False when the daemon has gone."""
+    """Copy both ways; True when the user has had enough or the daemon ends, False when it has been
+    killed or replaced."""
     daemon = screen.daemon
     poll = select.poll()
     poll.register(stdin, select.POLLIN)
@@ -107,7 +108,10 @@ def _until_lost(
         ready = [fd for fd, _ in poll.poll()]
         try:
             if daemon.sock.fileno() in ready:
-                data = daemon.receive().get("data")
+                message = daemon.receive()
+                if "end" in message:
+                    return True
+                data = message.get("data")
                 if isinstance(data, bytes):
                     _write(stdout, data)
             if stdin in ready:

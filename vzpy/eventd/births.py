@@ -58,6 +58,7 @@ class Births:
         self.children: dict[int, Init] = {}  # by pid
         self.others: dict[int, Init] = {}  # by pidfd: born elsewhere, or before we were
         self.unclaimed: dict[int, int] = {}  # pid -> wait status
+        self.ending: set[Init] = set()
         self.launchers: set[int] = set()
         self.workers: dict[int, End] = {}
         self.waiting: list[End] = []
@@ -89,6 +90,7 @@ class Births:
         return {}
 
     def claim(self, ctid: int) -> None:
+        self.reap()  # what has ended already is better known by its status
         if facts := state.read_facts(self.daemon.paths, ctid):
             self.follow(facts)
 
@@ -106,6 +108,8 @@ class Births:
 
     def follow(self, facts: Facts) -> None:
         init = Init(facts.ctid, facts.pid, facts.starttime, facts.started)
+        if init in self.ending:
+            return
         if not state.alive(facts):
             self.ended(init, self.unclaimed.pop(init.pid, None))
         elif proc.parent(init.pid) == os.getpid():
@@ -153,6 +157,7 @@ class Births:
     # After the end
 
     def ended(self, init: Init, status: int | None) -> None:
+        self.ending.add(init)
         tail = self.daemon.consoles.ended(init.ctid)
         how = worker.reason(status)
         end = End(init, how, worker.describe(how, status, tail))
@@ -186,6 +191,7 @@ class Births:
         init = end.init
         facts = state.read_facts(self.daemon.paths, init.ctid)
         if facts is None or (facts.pid, facts.starttime) != (init.pid, init.starttime):
+            self.ending.discard(init)
             return
         if self.daemon.locked(init.ctid):
             self.later(again, lambda: self.look(end, min(again * 2, _LAST_LOOK)))
@@ -203,11 +209,14 @@ class Births:
                 pid = worker.spawn(self.daemon.paths, init.ctid, init.pid, init.starttime, end.how)
             except OSError as err:
                 self.daemon.log(f"Cannot clean up: {err.strerror}", init.ctid)
+                self.ending.discard(init)
             else:
                 self.workers[pid] = end
 
     def worker_ended(self, end: End, status: int) -> None:
         if os.waitstatus_to_exitcode(status) == worker.LOCKED:
             self.later(_FIRST_LOOK, lambda: self.look(end))
+        else:
+            self.ending.discard(end.init)
         self.start_workers()
         self.daemon.changed()

@@ -136,6 +136,11 @@ class Consoles:
         client.at_close.append(lambda: self.detach(client))
         return {"running": int(ctid in self.consoles)}
 
+    def dismiss(self) -> None:
+        """The daemon ends for good: who is attached should not start it again."""
+        for client in self.clients:
+            client.offer({"end": 1})
+
     def detach(self, client: Client) -> None:
         self.clients.pop(client, None)
         self.sizes.pop(client, None)

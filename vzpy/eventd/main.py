@@ -72,6 +72,7 @@ class Daemon:
         self.log("vzeventd loads its program anew" if self.renewing else "vzeventd ends")
         if self.renewing:
             self.exec_anew()
+        self.consoles.dismiss()
         with summon.Guarded(self.paths):
             try:
                 if os.stat(self.paths.socket).st_ino == self.socket_inode:
