@@ -246,8 +246,9 @@ def plan(seen: Seen) -> list[Place | Make]:
     """Everything a VPS finds mounted, in order.
 
     /sys is read-only because udevd, networkd and logind take a writable one for a real machine.
-    Since directories of /sys are covered, a whole sysfs and proc stay hidden under /dev: without
-    an instance that nothing is mounted on the kernel refuses nested ones (mount_too_revealing)."""
+    Since directories of /sys are covered, a whole sysfs and proc stand in /dev/.vz: without an
+    instance that nothing is mounted on the kernel refuses nested ones (mount_too_revealing).
+    Their paths must resolve: df fails for a mount whose path leads elsewhere."""
     empty_ro = {"size": "0", "nr_inodes": "1", "mode": "0555"}
     return [
         _fresh("proc", "proc", NOSUID | NODEV | NOEXEC),
@@ -258,12 +259,12 @@ def plan(seen: Seen) -> list[Place | Make]:
             for d in ("block", "class/block", "dev/block", "firmware")
             if os.path.isdir(f"/sys/{d}")
         ),
-        _fresh("dev", "tmpfs", NOSUID | NODEV | NOEXEC, mode="0700", nr_inodes="3"),
-        _directory("dev/proc"),
-        _directory("dev/sys"),
-        _fresh("dev/proc", "proc", NOSUID | NODEV | NOEXEC),
-        _fresh("dev/sys", "sysfs", NOSUID | NODEV | NOEXEC),
         _fresh("dev", "tmpfs", NOSUID | NOEXEC, mode="0755", size="65536k"),
+        _directory("dev/.vz"),
+        _directory("dev/.vz/proc"),
+        _directory("dev/.vz/sys"),
+        _fresh("dev/.vz/proc", "proc", NOSUID | NODEV | NOEXEC),
+        _fresh("dev/.vz/sys", "sysfs", NOSUID | NODEV | NOEXEC),
         *(_node(n) for n in ("null", "zero", "full", "random", "urandom", "tty")),
         _fresh(
             "dev/pts", "devpts", NOSUID | NOEXEC, ptmxmode="0666", mode="0620", gid="5"
