@@ -49,7 +49,7 @@ test-fast: $(READY)
 
 bench: $(READY)
 	tools/need.sh bench
-	@for bench in tests/bench/[a-z]*.py; do \
+	@for bench in $(wildcard tests/bench/[a-z]*.py); do \
 		echo "== $$bench"; PYTHONPATH=. $(VENV)/bin/python $$bench || exit; \
 	done
 

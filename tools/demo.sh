@@ -17,14 +17,15 @@ run() {
 	"$@"
 }
 
-remains() { [ -e "$VZ_ETC/conf/101.conf" ]; }
-
-if remains; then # an interrupted demo
-	vzctl --quiet stop 101 --fast || true
-	vzctl --quiet umount 101 2>/dev/null || true
-	vzctl --quiet destroy 101 >/dev/null
-fi
-trap 'if remains; then vzctl --quiet stop 101 --fast || true; vzctl --quiet destroy 101; fi' EXIT
+clear() { # also what an interrupted demo left
+	[ ! -e "$VZ_ETC/conf/101.conf" ] || {
+		vzctl --quiet stop 101 --fast || true
+		vzctl --quiet destroy 101 || true
+	}
+	vzeventd --stop || true
+}
+trap clear EXIT
+clear
 
 run vz setup
 run vzctl create 101
