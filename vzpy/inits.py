@@ -1,65 +1,108 @@
 """Which init a VPS has, and how that init is asked to halt: one table, found by looking.
 
 A process 1 without a handler ignores a signal, whoever sends it, so a wrong guess hangs until the
-timeout: before a signal is sent its handler (or signalfd) is looked for in /proc/PID/status."""
+timeout: before a signal is sent its handler (or signalfd) is looked for in /proc/PID/status. A
+command may do nothing when init is not ready for it (runit ignores it in its first stage): it is
+given again."""
 
 from __future__ import annotations
 
 import os
+import stat
 import time
 
 from vzpy.kernel import mount as m
 from vzpy.kernel import process as p
+from vzpy.kernel.libc import NR_rt_sigtimedwait
 from vzpy.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Protocol
+
+    Way = int | tuple[str, ...]
+
+    class Halting(Protocol):
+        """What ask() may do to a running VPS."""
+
+        def kind(self) -> str:
+            """Of its init, now: a script may have become another by exec."""
+
+        def age(self) -> float:
+            """Seconds since the start of its init."""
+
+        def hears(self, sig: int) -> bool:
+            """Init does; see hears()."""
+
+        def signal(self, sig: int) -> None:
+            """To init."""
+
+        def has(self, path: str) -> bool:
+            """There is something at that path inside."""
+
+        def run(self, words: tuple[str, ...]) -> int:
+            """A command inside; its exit status, 127 when there is no such program."""
+
+        def by_hand(self, seconds: float) -> None:
+            """End all its processes but init, within that time, then the VPS."""
+
+        def gone(self, seconds: float) -> bool:
+            """Wait so long for init to end; True when it did."""
+
+        def tell(self, kind: str, how: str) -> None:
+            """The way that is tried."""
+
 
 INIT_PATHS = ("/sbin/init", "/etc/init", "/bin/init")
-_RTMIN_3 = p.SIGRTMIN + 3
-_RTMIN_5 = p.SIGRTMIN + 5
 
 
 @record
 class Init:
     """One kind of init.
 
-    halt, reboot  ways to try in order: a signal number, or the words of a command run inside
-    container     value of container= that this init's scripts know (gotcha G2)
-    argv          what follows the path; sysvinit wants room there to show its runlevel
-    waits         reads its signals by sigtimedwait(2), blocked since its first instructions: none
-                  is lost, and none shows in /proc/PID/status while it waits"""
+    halt       ways to try in order until one is taken: a signal, or the words of a command inside
+    container  value of container= that this init's scripts know (gotcha G2)
+    argv       what follows the path; sysvinit wants room there to show its runlevel
+    listens    a file inside without which no command is given: init makes it when it listens
+    patience   seconds until a command is given for the second time
+    settles    seconds from its start until it takes whatever it will ever take"""
 
-    halt: tuple[int | tuple[str, ...], ...]
-    reboot: tuple[int | tuple[str, ...], ...]
+    halt: tuple[Way, ...]
     container: str = "vzpy"
     argv: tuple[bytes, ...] = ()
-    waits: bool = False
+    listens: str = ""
+    patience: float = 2
+    settles: float = 5
 
 
 _ROOM = (b"-z", b"      ")
 INITS = {
-    "systemd": Init((_RTMIN_3,), (_RTMIN_5,), argv=_ROOM),
-    "busybox": Init((p.SIGUSR2,), (p.SIGTERM,), waits=True),
+    "systemd": Init((p.SIGRTMIN + 3,), argv=_ROOM, settles=60),
+    "busybox": Init((p.SIGUSR2,)),
+    # openrc-shutdown succeeds without the fifo too; a second one would cut short the 3 seconds
+    # between openrc-init's SIGTERM and SIGKILL
     "openrc": Init(
-        (("openrc-shutdown", "-p", "now"), ("halt",)), (("openrc-shutdown", "-r", "now"),), "lxc"
+        (("openrc-shutdown", "-p", "now"),),
+        container="lxc",
+        listens="/run/openrc/init.ctl",
+        patience=10,
+        settles=30,
     ),
-    "sysvinit": Init((("halt",), ("init", "0"), p.SIGPWR), (("init", "6"), p.SIGINT), argv=_ROOM),
-    "runit": Init((("runit-init", "0"), ("halt",)), (("runit-init", "6"),), "lxc"),
-    "procd": Init((p.SIGUSR2, p.SIGUSR1), (p.SIGTERM,)),
-    "s6": Init((("halt",), p.SIGUSR2, p.SIGTERM), (("reboot",), p.SIGINT)),
-    "dinit": Init((("halt",), p.SIGTERM), (("reboot",), p.SIGINT)),
-    "shell": Init((("halt",), p.SIGTERM), (("reboot",),)),
-    "unknown": Init((("halt",), ("poweroff",), p.SIGPWR, p.SIGTERM), (("reboot",),)),
+    # not halt(8): in runlevel 0, and without utmp in any, it halts at once, without the scripts
+    "sysvinit": Init((("init", "0"), ("shutdown", "-h", "now")), argv=_ROOM),
+    "runit": Init((("init", "0"), ("runit-init", "0")), container="lxc"),
+    "procd": Init((p.SIGUSR2, p.SIGUSR1)),
+    "s6": Init((("halt",), ("poweroff",), p.SIGTERM)),
+    "dinit": Init((("halt",), p.SIGTERM)),
+    "shell": Init((p.SIGTERM,)),
+    "unknown": Init((("halt",), ("poweroff",), p.SIGPWR, p.SIGTERM)),
 }
 
-# Base name of the program that runs as process 1 -> kind.
+# Base name of the program that runs as process 1 -> kind. sysvinit's is init, as anybody's.
 _PROGRAMS = {
     "systemd": "systemd",
     "busybox": "busybox",
     "openrc-init": "openrc",
-    "init": "sysvinit",
     "runit": "runit",
     "runit-init": "runit",
     "procd": "procd",
@@ -70,6 +113,8 @@ _PROGRAMS = {
     "dash": "shell",
     "bash": "shell",
 }
+# What lies beside an init of no telling name: a script, or sysvinit.
+_BESIDE = {"/etc/s6-linux-init": "s6", "/sbin/procd": "procd", "/sbin/telinit": "sysvinit"}
 
 
 def kind_of_program(path: str) -> str:
@@ -84,98 +129,108 @@ def kind_in_tree(root: int) -> str:
         except OSError:
             continue
         try:
-            target = os.readlink(f"/proc/self/fd/{fd}")
+            kind = kind_of_program(os.readlink(f"/proc/self/fd/{fd}"))
+            script = _is_script(fd)
         finally:
             os.close(fd)
-        kind = kind_of_program(target)
-        # A script or a wrapper called init: what it is made for lies beside it.
-        return _beside(root, kind) if kind in ("unknown", "sysvinit") else kind
+        if kind == "unknown":
+            beside = (found for name, found in _BESIDE.items() if has(root, name))
+            kind = next(beside, "shell" if script else "unknown")
+        return kind
     return "unknown"
 
 
-def _beside(root: int, kind: str) -> str:
-    for path, found in (("/etc/s6-linux-init", "s6"), ("/sbin/procd", "procd")):
-        try:
-            os.close(m.openat2(root, path, os.O_PATH))
-            return found
-        except OSError:
-            continue
-    return kind
+def _is_script(fd: int) -> bool:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return False
+    with open(f"/proc/self/fd/{fd}", "rb") as f:
+        return f.read(2) == b"#!"
 
 
-def uses_openrc(root: int) -> bool:
-    """OpenRC's scripts run, whatever process 1 is; an unknown container= is bare metal to them."""
+def has(root: int, path: str) -> bool:
+    """The tree of a VPS (by descriptor) has something at that path."""
     try:
-        os.close(m.openat2(root, "/sbin/openrc", os.O_PATH))
+        os.close(m.openat2(root, path, os.O_PATH))
         return True
     except OSError:
         return False
 
 
-def kind_of_pid(pid: int, guess: str) -> str:
-    """The kind of a running init, by its program; the guess where that says nothing."""
+def uses_openrc(root: int) -> bool:
+    """OpenRC's scripts run, whatever process 1 is: an unknown container= is bare metal to them."""
+    return has(root, "/sbin/openrc")
+
+
+def kind_of_pid(pid: int, in_tree: str) -> str:
+    """The kind of a running init, by its program; what the tree said where that tells nothing."""
     try:
         kind = kind_of_program(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
     except OSError:
-        return guess
-    return guess if kind in ("unknown", "sysvinit", "shell") and guess != "unknown" else kind
+        return in_tree
+    if kind == "shell":
+        return kind if in_tree == "unknown" else in_tree
+    if kind == "unknown":
+        return kind if in_tree == "shell" else in_tree
+    return kind
 
 
 def hears(pid: int, sig: int) -> bool:
-    """Process `pid` has a handler for the signal, or blocks it because it reads a signalfd."""
+    """A process has a handler for the signal, or blocks it because it reads a signalfd, or stands
+    in sigtimedwait(2): meanwhile those that it waits for show as if they were not blocked."""
     try:
         with open(f"/proc/{pid}/status") as f:
             for line in f:
                 if line.startswith(("SigBlk:", "SigCgt:")) and int(line[8:], 16) >> sig - 1 & 1:
                     return True
+        with open(f"/proc/{pid}/syscall") as f:
+            return f.read().split()[0] == str(NR_rt_sigtimedwait)
     except OSError:
-        pass
-    return False
+        return False
 
 
-def ask(
-    pidfd: int,
-    pid: int,
-    ways: tuple[int | tuple[str, ...], ...],
-    waits: bool,
-    run: Callable[[tuple[str, ...]], int],
-    gone: Callable[[float], bool],
-    tell: Callable[[str], None],
-    timeout: float,
-) -> bool:
-    """Ask an init to halt (or reboot) by each way until one is taken.
+def ask(vps: Halting, timeout: float) -> bool:
+    """Ask an init to halt until it does; True when it ended within the timeout (seconds).
 
-    waits  see Init
-    run    runs a command inside; its exit status, 127 when there is no such program
-    gone   waits so many seconds for the init to end; True when it did
-    tell   is told the way that is tried
-    Returns True when the init ended within the timeout (seconds)."""
+    A signal that is heard is not lost, so nothing else is tried then. A command that is taken is
+    given again, ever less often. An init that has settled and takes nothing never will: its work
+    is done for it."""
     end = time.monotonic() + timeout
-    for way in ways:
-        if isinstance(way, int):
-            handler_by = min(end, time.monotonic() + _HANDLER_WAIT)
-            if not waits and not _wait_for_handler(pid, way, handler_by, gone):
-                continue
-            tell(f"signal {way}")
-            try:
-                p.pidfd_send_signal(pidfd, way)
-            except ProcessLookupError:
-                return True
+    pause, times = 0.02, 0
+    while True:
+        kind = vps.kind()
+        known = INITS[kind]
+        taken = _try(vps, kind, known)
+        left = end - time.monotonic()
+        if isinstance(taken, int):
+            return vps.gone(left)
+        if taken:
+            wait = known.patience * 2**times
+            times += 1
+        elif vps.age() > known.settles:
+            vps.tell(kind, "SIGTERM to all its processes and reboot(2)")
+            vps.by_hand(min(left, _BY_HAND))
+            return vps.gone(end - time.monotonic())
         else:
-            tell(" ".join(way))
-            # halt(8) of sysvinit "sometimes returns 1 but still stops"
-            if run(way) not in (0, 1):
-                continue
-        return gone(max(end - time.monotonic(), 0))
-    return gone(0)
-
-
-_HANDLER_WAIT = 10.0
-
-
-def _wait_for_handler(pid: int, sig: int, end: float, gone: Callable[[float], bool]) -> bool:
-    """An init that has just been started sets its handlers soon; a signal before that is lost."""
-    while not hears(pid, sig):
-        if gone(0.02) or time.monotonic() > end:
+            wait, pause = pause, min(pause * 2, 0.5)
+        if vps.gone(min(wait, left)):
+            return True
+        if wait >= left:
             return False
-    return True
+
+
+_BY_HAND = 5.0
+
+
+def _try(vps: Halting, kind: str, known: Init) -> Way | None:
+    """The way that was taken, if any."""
+    for way in known.halt:
+        if isinstance(way, int):
+            if vps.hears(way):
+                vps.tell(kind, f"signal {way}")
+                vps.signal(way)
+                return way
+        # halt(8) and others "sometimes return 1 but still stop"
+        elif (not known.listens or vps.has(known.listens)) and vps.run(way) in (0, 1):
+            vps.tell(kind, " ".join(way))
+            return way
+    return None

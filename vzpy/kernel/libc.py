@@ -21,12 +21,12 @@ NR_openat2 = 437
 NR_mount_setattr = 442
 
 _OLDER = {
-    #             pivot_root seccomp keyctl ioprio_set capset bpf quotactl
-    "x86_64": (155, 317, 250, 251, 126, 321, 179),
-    "aarch64": (41, 277, 219, 30, 91, 280, 60),
-    "riscv64": (41, 277, 219, 30, 91, 280, 60),
-    "ppc64le": (203, 358, 271, 273, 184, 361, 131),
-    "s390x": (217, 348, 280, 282, 185, 351, 131),
+    #             pivot_root seccomp keyctl ioprio_set capset bpf quotactl rt_sigtimedwait
+    "x86_64": (155, 317, 250, 251, 126, 321, 179, 128),
+    "aarch64": (41, 277, 219, 30, 91, 280, 60, 137),
+    "riscv64": (41, 277, 219, 30, 91, 280, 60, 137),
+    "ppc64le": (203, 358, 271, 273, 184, 361, 131, 176),
+    "s390x": (217, 348, 280, 282, 185, 351, 131, 177),
 }
 (
     NR_pivot_root,
@@ -36,7 +36,8 @@ _OLDER = {
     NR_capset,
     NR_bpf,
     NR_quotactl,
-) = _OLDER.get(os.uname().machine, (-1,) * 7)
+    NR_rt_sigtimedwait,
+) = _OLDER.get(os.uname().machine, (-1,) * 8)
 
 
 def oserror(path: str | bytes | None = None) -> OSError:

@@ -44,6 +44,8 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECBIT_NO_SETUID_FIXUP = 1 << 2
 
 _STACK = 16384
+LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
+
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _IOPRIO_WHO_PROCESS = 1
 
@@ -119,6 +121,13 @@ def close_all_but(keep: list[int]) -> None:
 
 def sethostname(name: bytes) -> None:
     if libc.sethostname(name, len(name)) < 0:
+        raise oserror()
+
+
+def reboot(cmd: int) -> None:
+    """reboot(2). Inside a pid namespace it ends that: init dies by SIGINT, or by SIGHUP for
+    LINUX_REBOOT_CMD_RESTART."""
+    if libc.reboot(ctypes.c_int(cmd)) < 0:
         raise oserror()
 
 
