@@ -168,6 +168,25 @@ def test_action_scripts_run_after_a_halt(vps):
     assert mark.read_text() == "101\n"
 
 
+def test_a_guest_that_hangs_its_start_script_keeps_nobody_from_being_put_away(node):
+    hanging = [node.create(200 + n) for n in range(3)]
+    other = node.create(300)
+    for vps in (*hanging, other):
+        vps.start()
+    before = {vps: vps.facts().pid for vps in hanging}
+    for vps in hanging:
+        Path(node.paths.conf, f"{vps.ctid}.start").write_text("#!/bin/sh\nsleep 1000\n")
+        vps.exec(["reboot", "-f"])
+    for vps in hanging:
+        tools.wait_for(lambda: vps.facts() and vps.facts().pid != before[vps], 5)  # noqa: B023
+    other.exec(["halt", "-f"])
+    tools.wait_for(lambda: is_clean(other), 2, "put away")
+    for vps in hanging:
+        os.kill(vps.facts().pid, signal.SIGKILL)
+        tools.wait_for(lambda: is_clean(vps), 5, "the start has failed")  # noqa: B023
+    assert log(node).count("Cannot restart: ") == 3
+
+
 # Kills
 
 
@@ -408,9 +427,15 @@ def rss_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
 
 
+# Nobody in it has the console open: its master is then "ready" for nothing.
+SILENT = "#!/bin/sh\nexec sleep 1000000 <&- >&- 2>&-\n"
+
+
 @contextmanager
-def many(node, count):
+def many(node, count, init=None):
     made = [node.create(1000 + n) for n in range(count)]
+    if init:
+        tools.plant(made[0], "/sbin/init", init, 0o755)
     try:
         for vps in made:
             vps.start()
@@ -422,7 +447,7 @@ def many(node, count):
 
 
 def test_it_sleeps_and_is_small(node):
-    with many(node, 10) as vpss:
+    with many(node, 10, SILENT) as vpss:
         pid = daemon_pid(node)
         time.sleep(1)
         before, switches = cpu_seconds(pid), context_switches(pid)
@@ -431,7 +456,7 @@ def test_it_sleeps_and_is_small(node):
         assert context_switches(pid) == switches
         assert rss_mb(pid) < 20
         for vps in vpss:
-            vps.exec(["halt", "-f"])
+            os.kill(vps.facts().pid, signal.SIGKILL)
         tools.wait_for(lambda: all(map(is_clean, vpss)), 10, "all cleaned up")
 
 

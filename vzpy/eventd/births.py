@@ -2,7 +2,7 @@
 has to be done about it.
 
     exit --> its console is read out --> a tool has cleaned up, or holds the lock and will?
-         --> else a worker (worker.py): take the lock, tear down, start again after a reboot
+         --> else a worker (workers.py): take the lock, tear down, after a reboot start again
 
 The daemon itself never blocks on a lock, an unmount or a script: those are the worker's."""
 
@@ -14,8 +14,8 @@ import time
 
 from vzpy import child, state
 from vzpy.eventd import birth, wire, worker
+from vzpy.eventd.workers import End, Init, Workers
 from vzpy.kernel import proc, watch
-from vzpy.record import record, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,29 +27,9 @@ if TYPE_CHECKING:
     from vzpy.model import Facts
 
 _UNCLAIMED = 256  # ends of children that nobody has named yet are remembered: so many
-_WORKERS = 4  # at once; 400 VPSs that halt together are put away one after the other
 _FIRST_LOOK, _LAST_LOOK = 0.05, 1.0  # seconds between looks at a lock that a tool holds
 # A VPS that reboots sooner than this (seconds) after its start waits, ever longer, before the next.
 _SOON, _LONGEST_WAIT = 10, 32
-
-
-@record
-class Init:
-    """One init: its VPS, and what names it for good."""
-
-    ctid: int
-    pid: int
-    starttime: int
-    started: float
-
-
-@record
-class End:
-    """An end of which nobody has taken care yet; `text` is for the log, once."""
-
-    init: Init
-    how: str  # worker.REBOOT ...
-    text: str
 
 
 class Births:
@@ -58,18 +38,15 @@ class Births:
         self.children: dict[int, Init] = {}  # by pid
         self.others: dict[int, Init] = {}  # by pidfd: born elsewhere, or before we were
         self.unclaimed: dict[int, int] = {}  # pid -> wait status
-        self.ending: set[Init] = set()
+        self.ending: dict[Init, str] = {}  # with what the log has still to be told
         self.launchers: set[int] = set()
-        self.workers: dict[int, End] = {}
-        self.waiting: list[End] = []
-        self.pending = 0  # ends that are looked at again later
+        self.workers = Workers(daemon, self.look_later, self.done)
+        self.pending = 0  # launches that are looked at again later
         self.quick_reboots: dict[int, int] = {}
         daemon.server.handlers["launch"] = self.launch
         daemon.server.handlers["watch"] = self.watch
         daemon.busy.append(
-            lambda: bool(
-                self.children or self.others or self.workers or self.waiting or self.pending
-            )
+            lambda: bool(self.children or self.others or self.ending or self.pending)
         )
 
     def count(self) -> int:
@@ -145,8 +122,8 @@ class Births:
                 return
             if pid in self.launchers:
                 self.launchers.discard(pid)
-            elif pid in self.workers:
-                self.worker_ended(self.workers.pop(pid), status)
+            elif self.workers.reaped(pid, status):
+                pass
             elif pid in self.children:
                 self.ended(self.children.pop(pid), status)
             else:
@@ -157,10 +134,10 @@ class Births:
     # After the end
 
     def ended(self, init: Init, status: int | None) -> None:
-        self.ending.add(init)
         tail = self.daemon.consoles.ended(init.ctid)
         how = worker.reason(status)
-        end = End(init, how, worker.describe(how, status, tail))
+        end = End(init, how)
+        self.ending[init] = worker.describe(how, status, tail)
         wait = self.wait_before_reboot(init) if how == worker.REBOOT else 0
         self.later(wait, lambda: self.look(end))
 
@@ -191,32 +168,18 @@ class Births:
         init = end.init
         facts = state.read_facts(self.daemon.paths, init.ctid)
         if facts is None or (facts.pid, facts.starttime) != (init.pid, init.starttime):
-            self.ending.discard(init)
-            return
-        if self.daemon.locked(init.ctid):
+            self.done(end)
+        elif self.daemon.locked(init.ctid):
             self.later(again, lambda: self.look(end, min(again * 2, _LAST_LOOK)))
-            return
-        if end.text:
-            self.daemon.log(end.text, init.ctid)
-        self.waiting.append(replace(end, text=""))
-        self.start_workers()
-
-    def start_workers(self) -> None:
-        while self.waiting and len(self.workers) < _WORKERS:
-            end = self.waiting.pop(0)
-            init = end.init
-            try:
-                pid = worker.spawn(self.daemon.paths, init.ctid, init.pid, init.starttime, end.how)
-            except OSError as err:
-                self.daemon.log(f"Cannot clean up: {err.strerror}", init.ctid)
-                self.ending.discard(init)
-            else:
-                self.workers[pid] = end
-
-    def worker_ended(self, end: End, status: int) -> None:
-        if os.waitstatus_to_exitcode(status) == worker.LOCKED:
-            self.later(_FIRST_LOOK, lambda: self.look(end))
         else:
-            self.ending.discard(end.init)
-        self.start_workers()
+            if text := self.ending[init]:
+                self.daemon.log(text, init.ctid)
+                self.ending[init] = ""
+            self.workers.add(end)
+
+    def look_later(self, end: End) -> None:
+        self.later(_FIRST_LOOK, lambda: self.look(end))
+
+    def done(self, end: End) -> None:
+        self.ending.pop(end.init, None)
         self.daemon.changed()

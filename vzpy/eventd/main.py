@@ -10,7 +10,6 @@ from __future__ import annotations
 import _socket
 import os
 import resource
-import signal
 import sys
 
 import vzpy
@@ -63,7 +62,7 @@ class Daemon:
         self.socket_inode = os.stat(paths.socket).st_ino
 
     def run(self) -> None:
-        self.loop.on_signals((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT), self.signalled)
+        self.loop.on_signals((process.SIGCHLD, process.SIGTERM, process.SIGINT), self.signalled)
         self.consoles.adopt(self.keeper.fetch())
         self.births.adopt()
         self.log(f"vzeventd started, pid {os.getpid()}, with {self.births.count()} running VPSs")
@@ -82,7 +81,7 @@ class Daemon:
             self.server.listener.close()
 
     def signalled(self, sig: int) -> None:
-        if sig == signal.SIGCHLD:
+        if sig == process.SIGCHLD:
             self.births.reap()
         else:
             self.loop.end()
@@ -156,7 +155,7 @@ def main(argv: list[str]) -> int:
     paths = NodePaths.of()
     option, idle = _parse(argv)
     if option == "--settle":
-        return worker.main(argv[1])
+        return worker.main(argv[1:])
     if option == "--stop":
         return 0 if client.stop(paths) else 3
     if option == "--status":
@@ -182,7 +181,7 @@ def _parse(argv: list[str]) -> tuple[str, int | None]:
             return "?", None
         idle = int(given[0])
         del words[at : at + 2]
-    if words[:1] == ["--settle"] and len(words) == 2:
+    if words[:1] == ["--settle"]:
         return "--settle", idle
     return (words[0] if len(words) == 1 else "?") if words else "", idle
 

@@ -49,32 +49,46 @@ def _printable(line: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
-def spawn(paths: NodePaths, ctid: int, pid: int, starttime: int, how: str) -> int:
-    """Start a worker for the end of one init; its pid."""
-    argv = [*summon.launcher("vzeventd"), "--settle", f"{ctid},{pid},{starttime},{how}"]
+def may_start(how: str) -> bool:
+    return how in (REBOOT, UNKNOWN)
+
+
+def spawn(paths: NodePaths, ends: list[str]) -> int:
+    """Start a worker for some ends (main() reads them); its pid."""
+    argv = [*summon.launcher("vzeventd"), "--settle", *ends]
     return os.posix_spawn(
         argv[0], argv, summon.environment(paths), setsigmask=(), setsigdef=range(1, 32)
     )
 
 
-def main(words: str) -> int:
-    """Clean up after one init, and start the VPS again if it has rebooted."""
+def main(ends: list[str]) -> int:
+    """Clean up after some inits, and start those VPSs again that have rebooted.
+
+    ends  CTID,PID,STARTTIME,HOW each"""
     from vzpy.node import Node
 
-    ctid, pid, starttime, how = words.split(",")
     node = Node(program="vzeventd")
-    try:
-        _settle(node, int(ctid), (int(pid), int(starttime)), how)
-    except Locked:
-        return LOCKED
-    except (VzError, OSError) as err:
-        node.log.write(f"Cannot {'restart' if how == REBOOT else 'clean up'}: {err}", int(ctid), -1)
-        return 1
-    return 0
+    code = 0
+    for end in ends:
+        ctid, pid, starttime, how = end.split(",")
+        try:
+            _settle(node, int(ctid), (int(pid), int(starttime)), how)
+        except Locked:
+            code = LOCKED
+        except (VzError, OSError) as err:
+            what = "restart" if how == REBOOT else "clean up"
+            node.log.write(f"Cannot {what}: {err}", int(ctid), -1)
+            code = code or 1
+        except Exception:  # our mistake; nobody sees the standard error of a worker
+            import traceback
+
+            node.log.write(f"internal error: {traceback.format_exc()}", int(ctid), -1)
+            code = code or 1
+    return code
 
 
 def _settle(node: Node, ctid: int, init: tuple[int, int], how: str) -> None:
-    from vzpy.story import start, teardown
+    from vzpy.story import teardown
 
     vps = node.vps(ctid)
 
@@ -88,6 +102,8 @@ def _settle(node: Node, ctid: int, init: tuple[int, int], how: str) -> None:
         again = how == REBOOT or (how == UNKNOWN and _marked(facts))
         teardown.settle(vps, report)
         if again:
+            from vzpy.story import start
+
             start.start(vps, report)
 
 
