@@ -62,14 +62,6 @@ class Keeper:
         if self._sock:
             self._tell({"op": "drop", "name": name})
 
-    def end(self) -> None:
-        """Have it end with all that it holds."""
-        try:
-            sock = self._sock or summon.connect(self.path)
-            wire.send(sock, {"op": "end"}, flags=_socket.MSG_DONTWAIT)
-        except OSError:
-            pass
-
     def _connect(self) -> None:
         try:
             sock = summon.connect_or_start("vz-fdkeep", self.path, self.paths)

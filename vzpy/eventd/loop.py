@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 
@@ -38,9 +37,6 @@ class Loop:
         """Call with the event mask whenever the descriptor is ready; it should not block."""
         self._epoll.register(fd, events)
         self._calls[fd] = call
-
-    def modify(self, fd: int, events: int) -> None:
-        self._epoll.modify(fd, events)
 
     def forget(self, fd: int) -> None:
         """Before the descriptor is closed. Absence is success."""
@@ -97,9 +93,3 @@ class Loop:
 
     def close(self) -> None:
         self._epoll.close()
-
-
-def close(*fds: int) -> None:
-    for fd in fds:
-        if fd >= 0:
-            os.close(fd)
