@@ -16,11 +16,13 @@ from vzpy import ns, rootfs
 from vzpy.fault import fault
 from vzpy.kernel import caps, process, seccomp
 from vzpy.record import record
-from vzpy.sync import CONSOLE, GO, MAPPED, PID, READY, WARN, Channel
+from vzpy.sync import CONSOLE, GO, MAPPED, NOTIFY, PID, READY, WARN, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.model import IdRange
+
+NOTIFY_SOCKET = b"/run/host/notify"
 
 # Steps of the child; fault injection cuts at each (DESIGN 5.3).
 STEPS = ("child-time", "child-prepare", "child-root", "child-mounts", "child-console", "child-exec")
@@ -43,6 +45,7 @@ class Birth:
     below: tuple[str, ...]
     kind: str  # of init, for the facts
     pty: bool
+    notify: bool = False  # somebody listens for init's word that it has booted
 
 
 @record
@@ -122,6 +125,8 @@ def run(birth: Birth, channel: Channel, handed: Handed) -> None:
         if master >= 0:
             channel.send(CONSOLE, fd=master)
             os.close(master)
+        if birth.notify:
+            _hand_notify_socket(channel)
         rootfs.share()
         process.sethostname(birth.hostname)
         channel.send(READY)
@@ -172,6 +177,16 @@ def poison_imports() -> None:
 
 def _warn(channel: Channel, text: str) -> None:
     channel.send(WARN, text.encode())
+
+
+def _hand_notify_socket(channel: Channel) -> None:
+    """Only a socket that somebody reads: init would hang on a full one."""
+    s = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        s.bind(NOTIFY_SOCKET)
+        channel.send(NOTIFY, fd=s.fileno())
+    finally:
+        s.close()
 
 
 def _loopback_up() -> None:

@@ -175,13 +175,25 @@ def kind_of_pid(pid: int, in_tree: str) -> str:
 
 
 def hears(pid: int, sig: int) -> bool:
-    """A process has a handler for the signal, or blocks it because it reads a signalfd, or stands
+    """A process has a handler for the signal, or blocks it because it reads a signalfd, or waits
     in sigtimedwait(2): meanwhile those that it waits for show as if they were not blocked."""
+    return catches(pid, sig) or in_sigtimedwait(pid)
+
+
+def catches(pid: int, sig: int) -> bool:
+    """The signal is caught or blocked by a process."""
     try:
         with open(f"/proc/{pid}/status") as f:
             for line in f:
                 if line.startswith(("SigBlk:", "SigCgt:")) and int(line[8:], 16) >> sig - 1 & 1:
                     return True
+    except OSError:
+        pass
+    return False
+
+
+def in_sigtimedwait(pid: int) -> bool:
+    try:
         with open(f"/proc/{pid}/syscall") as f:
             return f.read().split()[0] == str(NR_rt_sigtimedwait)
     except OSError:

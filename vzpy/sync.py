@@ -10,6 +10,7 @@
       |------------------------- MAPPED -------------------------->|
       |                                        time ns, mounts, pivot_root, hostname
       |<------------ WARN text, CONSOLE [fd of a pty master] ------|
+      |<------------ NOTIFY [fd of init's NOTIFY_SOCKET] ----------|
       |<------------------------ READY ----------------------------|
       |  network, N.start                                          | waits
       |--------------------------- GO ---------------------------->|
@@ -33,6 +34,7 @@ PID = b"PID"
 MAPPED = b"MAPPED"
 WARN = b"WARN"
 CONSOLE = b"CONSOLE"
+NOTIFY = b"NOTIFY"
 READY = b"READY"
 GO = b"GO"
 ERROR = b"ERROR"

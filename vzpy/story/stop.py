@@ -81,14 +81,7 @@ class Halting:
             pass  # it has ended
 
     def has(self, path: str) -> bool:
-        try:
-            root = os.open(f"/proc/{self.facts.pid}/root", os.O_PATH | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            return inits.has(root, path)
-        finally:
-            os.close(root)
+        return has(self.facts, path)
 
     def run(self, words: tuple[str, ...]) -> int:
         argv = enter.program([word.encode() for word in words])
@@ -111,6 +104,18 @@ class Halting:
     def tell(self, kind: str, how: str) -> None:
         left = round(self.end - time.monotonic())
         self.report(HaltBy(kind=kind, how=how, seconds=left))
+
+
+def has(facts: Facts, path: str) -> bool:
+    """A running VPS has something at that path."""
+    try:
+        root = os.open(f"/proc/{facts.pid}/root", os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return inits.has(root, path)
+    finally:
+        os.close(root)
 
 
 def power_off(facts: Facts, init: int, seconds: float) -> None:
