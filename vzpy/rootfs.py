@@ -10,6 +10,7 @@ import fcntl
 import os
 import stat
 
+from vzpy.fault import fault
 from vzpy.kernel import mount as m
 from vzpy.kernel.proc import is_mounted as is_mounted
 from vzpy.kernel.proc import mounts_below as mounts_below
@@ -25,6 +26,8 @@ RDONLY, NOSUID, NODEV, NOEXEC = (
     m.MOUNT_ATTR_NODEV,
     m.MOUNT_ATTR_NOEXEC,
 )
+LOWER = "mount-lower"  # the step of mounting (story/mount.py) that is cut in here
+_LXCFS = "/var/lib/lxcfs"
 _DIR = os.O_DIRECTORY | os.O_PATH
 _TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430
 
@@ -62,6 +65,7 @@ def overlay(tree: str, private: str, lower_ids: int) -> int:
     The lower layer is attached for a moment only, since kernels before 6.15 take no detached
     mount as a layer; overlayfs keeps a private clone. Layers are named by descriptor so that no
     path of the host shows in the mount table of the VPS."""
+    drop_lower(private)
     lower = m.open_tree(tree, m.OPEN_TREE_CLONE)
     m.mount_setattr(lower, m.MOUNT_ATTR_IDMAP | RDONLY, userns=lower_ids, propagation=m.MS_PRIVATE)
     upper = os.open(f"{private}/upper", _DIR | os.O_CLOEXEC)
@@ -69,6 +73,7 @@ def overlay(tree: str, private: str, lower_ids: int) -> int:
     try:
         m.move_mount(lower, work)
         try:
+            fault(LOWER)
             return m.fsmount(
                 "overlay",
                 source="vz",
@@ -81,6 +86,16 @@ def overlay(tree: str, private: str, lower_ids: int) -> int:
     finally:
         for fd in (lower, upper, work):
             os.close(fd)
+
+
+def drop_lower(private: str) -> None:
+    """Unmount the lower layer that a tool has left which was killed in overlay(). Absence is
+    success."""
+    try:
+        while True:
+            m.umount2(f"{private}/work", m.MNT_DETACH | m.UMOUNT_NOFOLLOW)
+    except OSError:
+        pass  # EINVAL: nothing is mounted; ENOENT: another layout
 
 
 def mount_simfs(private: str, root: str, host_view: int) -> None:
@@ -200,13 +215,15 @@ def _fresh(target: str, fstype: str, attr: int = 0, **options: str | None) -> Pl
     return Place(target, lambda: m.fsmount(fstype, attr, **options), f"{fstype}{shown}")
 
 
-def _node(name: str) -> Place:
-    def clone() -> int:
-        fd = m.open_tree(f"/dev/{name}", m.OPEN_TREE_CLONE)
-        m.mount_setattr(fd, propagation=m.MS_PRIVATE)
-        return fd
+def _host(target: str, source: str, is_dir: bool = False) -> Place:
+    """A file or directory of the host, as it is there."""
+    return Place(
+        target, lambda: m.open_tree(source, m.OPEN_TREE_CLONE), f"host's {source}", is_dir
+    )
 
-    return Place(f"dev/{name}", clone, f"host's /dev/{name}", False)
+
+def _node(name: str) -> Place:
+    return _host(f"dev/{name}", f"/dev/{name}")
 
 
 def _link(target: str, to: str) -> Make:
@@ -259,6 +276,7 @@ def plan(seen: Seen) -> list[Place | Make]:
             for d in ("block", "class/block", "dev/block", "firmware")
             if os.path.isdir(f"/sys/{d}")
         ),
+        *_lxcfs(),
         _fresh("dev", "tmpfs", NOSUID | NOEXEC, mode="0755", size="65536k"),
         _directory("dev/.vz"),
         _directory("dev/.vz/proc"),
@@ -289,6 +307,21 @@ def plan(seen: Seen) -> list[Place | Make]:
         _mknod("run/host/inaccessible/chr", stat.S_IFCHR, "device 0:0"),
         _directory("run/host/inaccessible/dir", 0),
     ]
+
+
+def _lxcfs() -> list[Place]:
+    """Files of /proc that show the VPS's own memory, load and CPUs, where the host runs lxcfs.
+
+    Its uptime is left out: the time namespace gives that, and to sysinfo(2) too."""
+    try:
+        names = sorted(set(os.listdir(f"{_LXCFS}/proc")) - {"uptime"})
+    except OSError:  # not installed, or its daemon is dead (ENOTCONN)
+        return []
+    files = [_host(f"proc/{name}", f"{_LXCFS}/proc/{name}") for name in names]
+    cpus = "sys/devices/system/cpu"
+    if os.path.isdir(f"{_LXCFS}/{cpus}"):
+        files.append(_host(cpus, f"{_LXCFS}/{cpus}", is_dir=True))
+    return files
 
 
 def _size(size: str) -> dict[str, str | None]:
