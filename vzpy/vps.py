@@ -142,7 +142,10 @@ class VPS:
         facts = self.facts()
         running = facts is not None
         if not running and state.read_facts(self.node.paths, self.ctid):
-            self.settle(wait=False)
+            try:
+                self.settle(wait=False)
+            except VzError:
+                pass  # what cannot be cleaned up is told by those who need it clean
         private, root = self.config.raw("VE_PRIVATE"), self.config.raw("VE_ROOT")
         exist = self.config.exists and bool(private) and os.path.exists(private or "")
         dump = f"{self.config.raw('DUMPDIR')}/Dump.{self.ctid}"
@@ -256,11 +259,13 @@ class VPS:
 
     def settle(self, *, wait: bool = True, report: Report = silent) -> None:
         """Clean up after a VPS that ended without us; without `wait` not while somebody else
-        holds the lock, or will: a daemon that knows whether it was a reboot."""
+        holds the lock, or will: a daemon that knows whether it was a reboot. A start that was cut
+        short has no init that it could know of."""
         from vzpy.errors import Locked
         from vzpy.eventd.client import answers
 
-        if not wait and answers(self.node.paths):
+        left = state.read_facts(self.node.paths, self.ctid)
+        if not wait and left and left.pid and answers(self.node.paths):
             return
         try:
             with self.locked(report):

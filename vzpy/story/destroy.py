@@ -67,6 +67,7 @@ def _refuse_in_use(vps: VPS, private: str, root: str) -> None:
         raise VzError(
             "Container is currently mounted (umount first)", Exit.FS_MOUNTED, stdout=True
         )
+    rootfs.drop_lower(private)
     if inside := rootfs.mounts_below(private):
         raise VzError(
             f"Unable to destroy container {vps.ctid}: {inside[0]} is a mount point",

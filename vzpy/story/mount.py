@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vzpy.events import Report
     from vzpy.vps import VPS
 
-STEPS = ("premount-script", "mount-root", "mount-script")
+STEPS = ("premount-script", "mount-root", rootfs.LOWER, "mount-script")
 UMOUNT_STEPS = ("umount-script", "umount-root", "postumount-script")
 
 

@@ -27,7 +27,7 @@ from vzpy.model import Facts
 from vzpy.story import enter, owner, parent
 from vzpy.story.mount import mount_root, umount_root
 from vzpy.story.served import unserved_of
-from vzpy.story.teardown import tear_down
+from vzpy.story.teardown import forget, remove_cgroup
 from vzpy.sync import CONSOLE, GO, MAPPED, PID, READY, WARN, Channel
 
 TYPE_CHECKING = False
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from vzpy.events import Report
     from vzpy.vps import VPS
 
-STEPS = ("owner", "cgroup", "limits", "launch", "maps", "facts", "ready", "start-script", "go")
+STEPS = (
+    "owner", "note", "cgroup", "limits", "launch", "maps", "facts", "ready", "start-script", "go",
+)  # fmt: skip
 
 
 def start(vps: VPS, report: Report, force: bool = False, wait: bool = False) -> Facts:
@@ -86,7 +88,7 @@ def steps(vps: VPS, report: Report, undo: ExitStack) -> Facts:
         _step("start-script", report)
         enter.run_script(vps, facts, "start")
         _step("go", report)
-        talk.go()
+        talk.go(facts.pid)
         keeper.watch()
     if not_applied:
         report(NotApplied(what=", ".join(not_applied)))
@@ -111,13 +113,17 @@ def prepared(
         umount_root(vps, vps.root, report, hooks=not bare)
     _step("owner", report)
     owner.settle(vps, report)
+    _step("note", report)
+    # Facts without a living init: when we are killed, whoever finds them takes back the rest.
+    cgroup = cgroups.path_of(node.paths.cgroup, ctid)
+    undo.callback(forget, node.paths, ctid)
+    state.write_facts(node.paths, facts_of(vps, 0, cgroup))
     mount_root(vps, report, hooks=not bare)
     undo.callback(umount_root, vps, vps.root, report, hooks=False)
 
     _step("cgroup", report)
-    cgroup = cgroups.path_of(node.paths.cgroup, ctid)
     cgroups.remove(cgroup)  # of a VPS whose state was lost
-    undo.callback(tear_down, node.paths, ctid, cgroup)
+    undo.callback(remove_cgroup, cgroup)
     cgroups.make(cgroup, vps.ids)
     _step("limits", report)
     not_applied = set_limits(vps, cgroup, report)
@@ -202,11 +208,14 @@ def prepare(
     return birth, handed
 
 
-def facts_of(vps: VPS, pid: int, cgroup: str, kind: str, by_daemon: bool) -> Facts:
+def facts_of(
+    vps: VPS, pid: int, cgroup: str, kind: str = "unknown", by_daemon: bool = False
+) -> Facts:
+    """pid  0 while there is no init yet"""
     return Facts(
         ctid=vps.ctid,
         pid=pid,
-        starttime=starttime(pid),
+        starttime=starttime(pid) if pid else 0,
         boot_id=boot_id(),
         layout=vps.layout,
         private=vps.private,
@@ -259,17 +268,25 @@ class Conversation:
             else:
                 raise VzError("The first process of the container has died", Exit.ENVCREATE)
 
-    def go(self) -> None:
-        """GO, and the silence after it: a socket closed by exec.
+    def go(self, pid: int) -> None:
+        """GO, and the silence after it: a socket closed by exec, or by the task's end, after which
+        it has no program.
 
         Raises VzError 47 when init cannot be executed."""
         self.ours.send(GO)
         try:
             self.ours.receive()
+            os.readlink(f"/proc/{pid}/exe")
         except OSError as err:
             raise VzError(
                 "Unable to start init, probably incorrect template",
                 Exit.FS_BAD_TMPL,
                 errno=err.errno or 0,
-                hint=f"{err.filename}: {err.strerror}",
+                hint=_why(err, pid),
             ) from err
+
+
+def _why(err: OSError, pid: int) -> str:
+    if err.filename == f"/proc/{pid}/exe":
+        return "It has ended at once."
+    return f"{err.filename}: {err.strerror}" if err.filename else f"{err.strerror}"

@@ -11,32 +11,44 @@ from vzpy.story.mount import umount_root
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.events import Report
-    from vzpy.model import NodePaths
+    from vzpy.model import Facts, NodePaths
     from vzpy.vps import VPS
 
 STEPS = ("remove-cgroup", "forget")
 
 
-def tear_down(paths: NodePaths, ctid: int, cgroup: str) -> None:
-    """Kill what lives in the cgroup, remove it, drop the state.
-
-    Raises VzError 33 when processes do not die."""
+def remove_cgroup(cgroup: str) -> None:
+    """Kill what lives in it, and remove it. Raises VzError 33 when processes do not die."""
     fault("remove-cgroup")
     try:
         cgroups.remove(cgroup)
     except OSError as err:
         raise VzError.of("Unable to stop container", err, Exit.STOP) from err
+
+
+def put_away(vps: VPS, facts: Facts, report: Report, umount: bool = True) -> None:
+    """Unmount, then drop the state: while that is there, whoever finds it goes on with the rest.
+
+    Raises VzError 51, 79; the state is dropped all the same."""
+    try:
+        if umount and rootfs.is_mounted(facts.root):
+            umount_root(vps, facts.root, report)
+    finally:
+        forget(vps.node.paths, vps.ctid)
+
+
+def forget(paths: NodePaths, ctid: int) -> None:
     fault("forget")
     state.forget(paths, ctid)
 
 
 def settle(vps: VPS, report: Report) -> None:
-    """Clean up after a VPS that ended without us (halted itself, was killed, the host crashed).
+    """Clean up after a VPS that ended without us (halted itself, was killed, the host crashed),
+    or whose start was cut short.
 
     Nothing to do is success; a running VPS is left alone. Raises VzError 33, 51, 79."""
     facts = state.read_facts(vps.node.paths, vps.ctid)
     if facts is None or state.alive(facts):
         return
-    tear_down(vps.node.paths, vps.ctid, facts.cgroup)
-    if rootfs.is_mounted(facts.root):
-        umount_root(vps, facts.root, report)
+    remove_cgroup(facts.cgroup)
+    put_away(vps, facts, report)
