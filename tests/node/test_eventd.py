@@ -19,8 +19,7 @@ from vzpy import cgroups, state
 from vzpy.eventd import client, summon
 from vzpy.eventd.client import Daemon
 from vzpy.kernel import proc
-
-STEPS = ("owner", "cgroup", "limits", "launch", "maps", "facts", "ready", "start-script", "go")
+from vzpy.story.start import STEPS
 
 
 def daemon_pid(node) -> int:
@@ -280,12 +279,13 @@ def test_both_daemons_killed_vpss_run_without_console(vps):
 
 def test_a_tool_killed_in_a_start_leaves_nothing_for_long(vps, vzctl):
     Daemon.open(vps.node.paths).close()
-    for step in ("ready", "start-script", "go"):
+    for step in STEPS:
         ran = vzctl("start", 101, env={"VZ_TEST_STOP_AT": step})
         assert ran.code == -9
         tools.wait_for(lambda: is_clean(vps), 3, f"cleaned up after {step}")
         assert vzctl("start", 101).code == 0
         assert vzctl("stop", 101, "--fast").code == 0
+    assert "Container start was cut short\n" in log(vps.node)
 
 
 def test_a_step_of_the_child_fails_in_the_daemon_as_it_does_in_the_caller(vps, vzctl):
@@ -316,6 +316,14 @@ def test_a_daemon_of_another_version_is_renewed(vps, monkeypatch):
     Daemon.open(vps.node.paths).close()
     tools.wait_for(lambda: "loads its program anew" in log(vps.node))
     assert daemon_pid(vps.node) == before
+
+
+def test_the_last_one_out_removes_their_cgroup(node):
+    Daemon.open(node.paths).close()
+    os.kill(daemon_pid(node), signal.SIGTERM)
+    leaf = f"{cgroups.mountpoint()}/{node.paths.cgroup}"
+    tools.wait_for(lambda: not os.path.exists(leaf), 3, "cgroup of the daemons")
+    client.stop(node.paths)
 
 
 def test_sigterm_ends_it_and_the_next_one_goes_on(vps):
@@ -390,6 +398,7 @@ def test_unused_it_ends(node, vps, cli):
     vps.stop(fast=True)
     assert daemon.wait(4) == 0
     tools.wait_for(lambda: keeper_or_none(node) is None, 2, "vz-fdkeep ends, it holds nothing")
+    assert not os.path.exists(node.paths.socket)
     cli("vzeventd", "--stop")
 
 

@@ -109,6 +109,7 @@ BIRTH = child.Birth(
     below=("mnt/\udcff",),
     kind="systemd",
     pty=True,
+    notify=False,
 )
 
 

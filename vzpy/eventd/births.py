@@ -43,6 +43,7 @@ class Births:
         self.workers = Workers(daemon, self.look_later, self.done)
         self.pending = 0  # launches that are looked at again later
         self.quick_reboots: dict[int, int] = {}
+        daemon.server.handlers["start"] = self.start
         daemon.server.handlers["launch"] = self.launch
         daemon.server.handlers["watch"] = self.watch
         daemon.busy.append(
@@ -54,16 +55,16 @@ class Births:
 
     # Requests
 
-    def launch(self, client: Client, message: Message, fds: list[int]) -> Message:
-        """Fork the launcher of a new VPS; the tool and the child talk over the tool's socket.
-
-        When the tool goes away its child sees that by itself, and what is left of the start is
-        put away."""
+    def start(self, client: Client, message: Message, fds: list[int]) -> None:
+        """A start begins: what is left of it when the client has gone is looked at."""
         ctid = wire.number(message, "ctid")
+        client.at_close.append(lambda: self.later(_FIRST_LOOK, lambda: self.claim(ctid)))
+
+    def launch(self, client: Client, message: Message, fds: list[int]) -> Message:
+        """Fork the launcher of a new VPS; the tool and the child talk over the tool's socket."""
         born, handed = birth.unpack(message, fds)
         with birth.faults(message):
             self.launchers.add(child.launch(born, handed))
-        client.at_close.append(lambda: self.later(_FIRST_LOOK, lambda: self.claim(ctid)))
         return {}
 
     def claim(self, ctid: int) -> None:
@@ -135,7 +136,7 @@ class Births:
 
     def ended(self, init: Init, status: int | None) -> None:
         tail = self.daemon.consoles.ended(init.ctid)
-        how = worker.reason(status)
+        how = worker.reason(status) if init.pid else worker.CUT_SHORT
         end = End(init, how)
         self.ending[init] = worker.describe(how, status, tail)
         wait = self.wait_before_reboot(init) if how == worker.REBOOT else 0

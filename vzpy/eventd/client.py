@@ -121,8 +121,6 @@ def stop(paths: NodePaths, keep: bool = False) -> bool:
 
 def _sweep(paths: NodePaths) -> None:
     """vz-fdkeep, the sockets and the cgroup of daemons that have gone."""
-    from vzpy import cgroups
-
     keeper = f"{paths.run}/{summon.FDKEEP}"
     try:
         with summon.Guarded(paths):
@@ -139,9 +137,6 @@ def _sweep(paths: NodePaths) -> None:
                     os.unlink(path)
                 except FileNotFoundError:
                     pass
-        leaf = f"{cgroups.mountpoint()}/{paths.cgroup}/{summon.LEAF}"
-        cgroups.await_event(leaf, "populated", 0, _TIMEOUT)
-        cgroups.rmdir(leaf)
-        cgroups.rmdir(os.path.dirname(leaf))
+        summon.remove_cgroup(paths, _TIMEOUT)
     except OSError:
         pass

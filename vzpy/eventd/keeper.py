@@ -62,6 +62,11 @@ class Keeper:
         if self._sock:
             self._tell({"op": "drop", "name": name})
 
+    def close(self) -> None:
+        """It goes on with what it holds, or ends when that is nothing."""
+        if self._sock:
+            self._sock.close()
+
     def _connect(self) -> None:
         try:
             sock = summon.connect_or_start("vz-fdkeep", self.path, self.paths)

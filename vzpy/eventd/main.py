@@ -72,6 +72,9 @@ class Daemon:
         if self.renewing:
             self.exec_anew()
         self.consoles.dismiss()
+        self.keeper.close()
+        if not self.keeper.held:
+            summon.leave_cgroup(self.paths)
         with summon.Guarded(self.paths):
             try:
                 if os.stat(self.paths.socket).st_ino == self.socket_inode:

@@ -168,8 +168,32 @@ def _own_cgroup(paths: NodePaths) -> int:
     """cgroup.procs of the daemons' leaf, -1 where there can be none: a daemon in its caller's
     cgroup would end with the session that happened to start the first VPS."""
     try:
-        leaf = f"{cgroups.mountpoint()}/{paths.cgroup}/{LEAF}"
+        leaf = _leaf(paths)
         os.makedirs(leaf, exist_ok=True)
         return os.open(f"{leaf}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return -1
+
+
+def _leaf(paths: NodePaths) -> str:
+    return f"{cgroups.mountpoint()}/{paths.cgroup}/{LEAF}"
+
+
+def leave_cgroup(paths: NodePaths) -> None:
+    """The last of the daemons ends: out of the leaf, and away with it."""
+    try:
+        with open("/proc/self/cgroup") as f:
+            if f"0::/{paths.cgroup}/{LEAF}\n" not in f.readlines():
+                return  # a service manager's
+        cgroups.write(cgroups.mountpoint(), "cgroup.procs", "0")
+        remove_cgroup(paths, 1)
+    except OSError:
+        pass
+
+
+def remove_cgroup(paths: NodePaths, timeout: float) -> None:
+    """Of daemons that have gone, or will within so many seconds. Raises OSError: no cgroup2."""
+    leaf = _leaf(paths)
+    cgroups.await_event(leaf, "populated", 0, timeout)
+    cgroups.rmdir(leaf)
+    cgroups.rmdir(os.path.dirname(leaf))

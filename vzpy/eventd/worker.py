@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vzpy.node import Node
 
 REBOOT, HALT, CRASH, UNKNOWN = "reboot", "halt", "crash", "unknown"
+CUT_SHORT = "cut-short"  # there never was an init: the tool that started the VPS has died
 LOCKED = 9  # exit code: somebody else has the lock after all
 _TAIL = 2000  # bytes of the console that a crash tells
 
@@ -35,7 +36,7 @@ def reason(status: int | None) -> str:
 def describe(how: str, status: int | None, tail: bytes) -> str:
     """The line of the log file."""
     if how != CRASH or status is None:
-        return {REBOOT: "Container reboots", HALT: "Container halted"}.get(how, "Container ended")
+        return _TEXTS.get(how, "Container ended")
     signalled = os.WIFSIGNALED(status)
     number = os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
     what = f"was killed by signal {number}" if signalled else f"exited with status {number}"
@@ -43,6 +44,13 @@ def describe(how: str, status: int | None, tail: bytes) -> str:
     shown = tail[-_TAIL:].decode(errors="replace").replace("\r", "")
     lines = [line for line in map(_printable, shown.split("\n")) if line.strip()]
     return "\n".join([text, *(f"\tconsole: {line}" for line in lines[-10:])])
+
+
+_TEXTS = {
+    REBOOT: "Container reboots",
+    HALT: "Container halted",
+    CUT_SHORT: "Container start was cut short",
+}
 
 
 def _printable(line: str) -> str:

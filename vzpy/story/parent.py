@@ -52,6 +52,14 @@ class NodeDaemon(Caller):
     def __init__(self, paths: NodePaths, ctid: int, daemon: Daemon, report: Report) -> None:
         self.paths, self.ctid, self.daemon, self.report = paths, ctid, daemon, report
         self._master = -1
+        self._begin()
+
+    def _begin(self) -> None:
+        """Should we be killed, it puts away what is left of the start."""
+        try:
+            self.daemon.send({"op": "start", "ctid": self.ctid})
+        except OSError:
+            pass  # launch() will find another one
 
     def __exit__(self, *_: object) -> None:
         self.daemon.close()
@@ -62,7 +70,6 @@ class NodeDaemon(Caller):
         from vzpy.eventd.birth import pack
 
         message, fds = pack(birth, handed)
-        message["ctid"] = self.ctid
         try:
             try:
                 self.daemon.request(message, fds)
@@ -78,6 +85,7 @@ class NodeDaemon(Caller):
 
         self.daemon.close()
         self.daemon = Daemon.open(self.paths)
+        self._begin()
 
     def keep_console(self, master: int) -> None:
         self._master = master
