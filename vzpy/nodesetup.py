@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import config, data, events
+from vzpy import cgroups, config, data, events
 from vzpy.errors import Exit, VzError
 from vzpy.record import record
 
@@ -84,6 +84,10 @@ def remove(paths: NodePaths, report: Report = events.silent) -> int:
             continue
         report(events.Removed(path=path))
         gone += 1
+    try:
+        os.rmdir(f"{cgroups.mountpoint()}/{paths.cgroup}")
+    except OSError:  # no VPS ever ran, or one does
+        pass
     return gone
 
 
