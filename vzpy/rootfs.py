@@ -216,10 +216,15 @@ def _fresh(target: str, fstype: str, attr: int = 0, **options: str | None) -> Pl
 
 
 def _host(target: str, source: str, is_dir: bool = False) -> Place:
-    """A file or directory of the host, as it is there."""
-    return Place(
-        target, lambda: m.open_tree(source, m.OPEN_TREE_CLONE), f"host's {source}", is_dir
-    )
+    """A file or directory of the host, as it is there now; what the host mounts on it later does
+    not come in."""
+
+    def clone() -> int:
+        fd = m.open_tree(source, m.OPEN_TREE_CLONE)
+        m.mount_setattr(fd, propagation=m.MS_PRIVATE)
+        return fd
+
+    return Place(target, clone, f"host's {source}", is_dir)
 
 
 def _node(name: str) -> Place:

@@ -102,7 +102,8 @@ def cut(node, how: str, action: str, step: str) -> tools.Ran:
     words, before, done, _ = ACTIONS[action]
     vps = prepare(node, before)
     ran = tools.run_tool(node, ("vzctl", action, 101, *words), env={how: step}, timeout=60)
-    assert ran.code, f"{step} is not reached: {ran}"
+    # A task that dies between GO and exec looks like one that has been executed: status tells.
+    assert ran.code or (how, step) == (KILL, "child-exec"), f"{step} is not reached: {ran}"
     assert "Traceback" not in ran.stderr, ran
     # An umount script that says no is to be obeyed.
     kept = how == FAIL and step in mount.UMOUNT_STEPS

@@ -28,7 +28,7 @@ from vzpy.story import enter, owner, parent
 from vzpy.story.mount import mount_root, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
-from vzpy.sync import CONSOLE, GO, MAPPED, PID, READY, WARN, Channel
+from vzpy.sync import CONSOLE, GO, MAPPED, NOTIFY, PID, READY, WARN, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def start(vps: VPS, report: Report, force: bool = False, wait: bool = False) -> 
     report(Starting())
     try:
         with ExitStack() as undo:
-            facts = steps(vps, report, undo)
+            facts, notify = steps(vps, report, undo, wait)
             undo.pop_all()
     except VzError as err:
         err.step = err.step or "start"
@@ -61,7 +61,12 @@ def start(vps: VPS, report: Report, force: bool = False, wait: bool = False) -> 
         step = getattr(err, "step", "")
         raise VzError.of(f"Cannot start{f' ({step})' if step else ''}", err, Exit.ENVCREATE,
                          step=step) from err
-    report(Started())
+    if wait:
+        from vzpy.story import ready
+
+        ready.wait(vps, facts, notify, report)
+    else:
+        report(Started())
     return facts
 
 
@@ -81,18 +86,23 @@ def check(vps: VPS, force: bool) -> None:
             raise VzError("\n".join(lines), Exit.NOTENOUGHUBCPARAMS)
 
 
-def steps(vps: VPS, report: Report, undo: ExitStack) -> Facts:
-    """From nothing to an executed init; what each step has to undo is pushed on `undo`."""
-    with parent.of(vps.node.paths, vps.ctid, report) as keeper, Conversation(report) as talk:
+def steps(vps: VPS, report: Report, undo: ExitStack, wait: bool) -> tuple[Facts, int]:
+    """From nothing to an executed init; what each step has to undo is pushed on `undo`.
+
+    Returns the facts, and the descriptor where init tells that it has booted, else -1."""
+    with parent.of(vps.node.paths, vps.ctid, report) as keeper, Conversation(
+        report, wait
+    ) as talk:
         facts, not_applied = prepared(vps, report, undo, talk, keeper)
         _step("start-script", report)
         enter.run_script(vps, facts, "start")
         _step("go", report)
-        talk.go(facts.pid)
+        talk.go()
         keeper.watch()
+        notify, talk.notify = talk.notify, -1
     if not_applied:
         report(NotApplied(what=", ".join(not_applied)))
-    return facts
+    return facts, notify
 
 
 def prepared(
@@ -186,6 +196,9 @@ def prepare(
         "container": container,
         "container_uuid": vps.uuid,
     }
+    notify = talk.wait and kind == "systemd"
+    if notify:
+        env["NOTIFY_SOCKET"] = child.NOTIFY_SOCKET.decode()
     birth = child.Birth(
         ids=vps.ids,
         hostname=vps.hostname.encode(),
@@ -198,6 +211,7 @@ def prepare(
         below=tuple(path for path, _ in below),
         kind=kind,
         pty=pty,
+        notify=notify,
     )
     handed = child.Handed(
         sync=talk.theirs.fileno(),
@@ -230,10 +244,15 @@ def facts_of(
 
 
 class Conversation:
-    """The parent's side of sync.py, with the descriptors that only the child needs."""
+    """The parent's side of sync.py, with the descriptors that only the child needs.
 
-    def __init__(self, report: Report) -> None:
+    wait    somebody wants to know when the VPS has booted
+    notify  where its init will say so, -1 when it does not"""
+
+    def __init__(self, report: Report, wait: bool = False) -> None:
         self.report = report
+        self.wait = wait
+        self.notify = -1
         self.ours, self.theirs = Channel.pair()
         self._handed: list[int] = []
 
@@ -243,6 +262,8 @@ class Conversation:
     def __exit__(self, *_: object) -> None:
         self.handed_over()
         self.ours.close()
+        if self.notify >= 0:
+            os.close(self.notify)
 
     def hand_over(self, *fds: int) -> int:
         self._handed += fds
@@ -261,6 +282,8 @@ class Conversation:
             word, fields, fd = self.ours.receive()
             if word == CONSOLE:
                 console = fd
+            elif word == NOTIFY:
+                self.notify = fd
             elif word == WARN:
                 self.report(Warned(text=f"Warning: {fields[0].decode(errors='replace')}"))
             elif word == READY:
@@ -268,25 +291,17 @@ class Conversation:
             else:
                 raise VzError("The first process of the container has died", Exit.ENVCREATE)
 
-    def go(self, pid: int) -> None:
-        """GO, and the silence after it: a socket closed by exec, or by the task's end, after which
-        it has no program.
+    def go(self) -> None:
+        """GO, and the silence after it: a socket closed by exec.
 
         Raises VzError 47 when init cannot be executed."""
         self.ours.send(GO)
         try:
             self.ours.receive()
-            os.readlink(f"/proc/{pid}/exe")
         except OSError as err:
             raise VzError(
                 "Unable to start init, probably incorrect template",
                 Exit.FS_BAD_TMPL,
                 errno=err.errno or 0,
-                hint=_why(err, pid),
+                hint=f"{err.filename}: {err.strerror}" if err.filename else f"{err.strerror}",
             ) from err
-
-
-def _why(err: OSError, pid: int) -> str:
-    if err.filename == f"/proc/{pid}/exe":
-        return "It has ended at once."
-    return f"{err.filename}: {err.strerror}" if err.filename else f"{err.strerror}"
