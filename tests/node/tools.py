@@ -109,8 +109,17 @@ def _tmpfs() -> str:
         return done.stderr.decode()
 
 
-def _debian() -> str:
-    return "" if debian_tarball() else "no debian-12-x86_64 in the cache, and it cannot be built"
+def _template(name: str):
+    why = f"no {name} in the cache, and it cannot be built"
+    return lambda: "" if debian_tarball(name) else why
+
+
+DEBIAN = "debian-12-x86_64"
+# One of each other init that Debian packs.
+INITS = {
+    kind: f"debian-12-{kind}-x86_64"
+    for kind in ("sysvinit", "openrc-sysvinit", "openrc", "runit", "s6")
+}
 
 
 ABILITIES = {
@@ -121,7 +130,8 @@ ABILITIES = {
     "CAP_SYS_RESOURCE": _sys_resource,
     "strace": _program("strace"),
     "tmpfs": _tmpfs,
-    "debian template": _debian,
+    "debian template": _template(DEBIAN),
+    **{f"{name} template": _template(name) for name in INITS.values()},
 }
 _missing: dict[str, str] = {}
 
@@ -135,13 +145,13 @@ def require(*names: str) -> None:
             pytest.skip(f"needs {name}: {_missing[name]}")
 
 
-def debian_tarball() -> Path | None:
-    """The Debian template's tarball, kept over sessions; built when the machine can."""
+def debian_tarball(name: str = DEBIAN) -> Path | None:
+    """The tarball of a Debian template, kept over sessions; built when the machine can."""
     from vzpy import data, template
     from vzpy.errors import VzError
     from vzpy.events import silent
 
-    name, store = "debian-12-x86_64", CACHE / "templates"
+    store = CACHE / "templates"
     recipe = Path(data.path("recipes", f"{name}.yaml")).stat()
     found = next(iter(sorted(store.glob(f"{name}.tar*"))), None)
     stale = found and found.stat().st_mtime < recipe.st_mtime
@@ -370,13 +380,36 @@ def plant(vps, path: str, content: str | bytes = "", mode: int = 0o644, link: st
 IDLE = "#!/bin/sh\nexec sleep 1000000\n"
 
 
-def debian_store() -> str:
-    """A template folder with the Debian template, its tree kept over sessions."""
+def debian_store(name: str = DEBIAN) -> str:
+    """A template folder with a Debian template, its tree kept over sessions."""
     store = CACHE / "debian"
     (store / "cache").mkdir(parents=True, exist_ok=True)
-    tarball = debian_tarball()
+    tarball = debian_tarball(name)
     assert tarball
     link = store / "cache" / tarball.name
     if not link.is_symlink():
         link.symlink_to(tarball)
     return str(store)
+
+
+# Files of the host
+
+
+def remove(path) -> None:
+    """A file, a link or a tree."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def fill(file) -> None:
+    """Write until the disk is full."""
+    for chunk in (65536, 4096, 1):
+        try:
+            while True:
+                file.write(bytes(chunk))
+                file.flush()
+        except OSError as err:
+            assert err.errno == errno.ENOSPC
