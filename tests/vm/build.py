@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import lzma
 import re
 import shutil
 import sys
@@ -159,14 +160,23 @@ def _build_initrd(out: Path, kernel: Path) -> None:
         for applet in ("sh", "mount", "umount", "insmod", "tar", "switch_root", "poweroff", "cat"):
             (tree / "bin" / applet).symlink_to("busybox")
         for number, name in enumerate(INITRD_MODULES):
-            found = next((kernel / "modules").rglob(f"{name}.ko"), None)
-            if found is None:
-                raise VMError(f"the kernel package has no module {name}")
-            shutil.copy(found, tree / f"modules/{number:02}-{name}.ko")
+            content = _module(kernel, name)
+            if content:
+                (tree / f"modules/{number:02}-{name}.ko").write_bytes(content)
         shutil.copy(HERE / "initrd.sh", tree / "init")
         (tree / "init").chmod(0o755)
         names = "".join(f"{path.relative_to(tree)}\n" for path in sorted(tree.rglob("*")))
         run(["cpio", "--quiet", "-o", "-H", "newc", "-O", out], cwd=tree, stdin=names)
+
+
+def _module(kernel: Path, name: str) -> bytes:
+    """Nothing where it is built in, and unpacked where newer packages have it compressed."""
+    if any(f"/{name}.ko" in file.read_text() for file in kernel.rglob("modules.builtin")):
+        return b""
+    found = next((kernel / "modules").rglob(f"{name}.ko*"), None)
+    if found is None:
+        raise VMError(f"the kernel package has no module {name}")
+    return lzma.decompress(found.read_bytes()) if found.suffix == ".xz" else found.read_bytes()
 
 
 def _build_base(out: Path) -> None:

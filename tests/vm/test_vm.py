@@ -1,10 +1,14 @@
 """Boots virtual machines: one for the bed itself, one in which the node tests run.
 
 Everything here may install Debian packages and, the first time, builds the images (a minute).
+VZ_TEST_VM_ARGS chooses among the node tests: "tests/node/test_set.py -k quota".
 """
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -13,12 +17,16 @@ import pytest
 
 from . import boot, vm
 from .build import CHECKOUT
-from .host import VMError, cache_dir, check_machine
+from .host import VMError, cache_dir, check_machine, ensure_packages, remove
 
 pytestmark = pytest.mark.vm
 
 CACHE_INSIDE = "/var/cache/vzpy-tests"
 NODE_TIMEOUT_S = 3600.0
+
+# What fetches packages cannot run in a machine without a network. What is slow shows nothing more
+# here than on the machine itself, and emulation makes an hour of its minutes.
+NODE_TESTS = "tests/node -m 'not network and not slow'"
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +46,15 @@ def counts(junit: Path) -> dict[str, int]:
 
 def pytest_inside(
     capsys: pytest.CaptureFixture[str],
-    results: Path,
+    name: str,
     words: list[str],
     *,
     timeout_s: float,
     disks: tuple[str, ...] = (),
 ) -> dict[str, int]:
     """Its output is shown while it comes: a run under emulation takes minutes."""
-    templates = cache_dir() / "templates"
+    templates, results = cache_dir() / "templates", cache_dir() / f"results-{name}"
+    remove(results)
     with capsys.disabled():
         print(flush=True)
         outcome = vm.run_command(
@@ -64,20 +73,35 @@ def pytest_inside(
     return ran
 
 
-def test_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def ensure_debian_template() -> None:
+    """The node tests want it and have no network inside, so it is made here, once."""
+    node = CHECKOUT / "tests/node"
+    done = subprocess.run(
+        [sys.executable, "-c", "import tools; print(tools.debian_tarball())"],
+        cwd=node,
+        env=os.environ | {"PYTHONPATH": f"{node}:{CHECKOUT}", "VZ_TEST_CACHE": str(cache_dir())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "None" not in done.stdout, "no Debian template in the cache, and none can be built"
+
+
+def test_machine(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["-q", "tests/vm/inside_machine.py"]
-    ran = pytest_inside(capsys, tmp_path, words, timeout_s=300, disks=("2G",))
+    ran = pytest_inside(capsys, "machine", words, timeout_s=300, disks=("2G",))
     assert ran["tests"] >= 8 and not ran["skipped"]
 
 
-def test_node(
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
+def test_node(capsys: pytest.CaptureFixture[str]) -> None:
     if not any((CHECKOUT / "tests/node").glob("test_*.py")):
         pytest.skip("there are no node tests")
-    words = ["-q", "-p", "no:cacheprovider", "tests/node"]
-    ran = pytest_inside(capsys, tmp_path, words, timeout_s=NODE_TIMEOUT_S, disks=("2G", "2G"))
+    ensure_packages(("mmdebstrap",))
+    ensure_debian_template()
+    words = ["-v", "-p", "no:cacheprovider", "--timeout=600"]
+    words += shlex.split(os.environ.get("VZ_TEST_VM_ARGS", NODE_TESTS))
+    ran = pytest_inside(capsys, "node", words, timeout_s=NODE_TIMEOUT_S, disks=("2G", "2G"))
     assert ran["tests"] > 0
     assert ran["skipped"] == 0
 
