@@ -113,6 +113,7 @@ _PROGRAMS = {
     "dash": "shell",
     "bash": "shell",
 }
+_APPLETS = {"init": "busybox", "linuxrc": "busybox", "sh": "shell", "ash": "shell"}
 # What lies beside an init of no telling name: a script, or sysvinit.
 _BESIDE = {"/etc/s6-linux-init": "s6", "/sbin/procd": "procd", "/sbin/telinit": "sysvinit"}
 
@@ -165,6 +166,8 @@ def kind_of_pid(pid: int, in_tree: str) -> str:
     """The kind of a running init, by its program; what the tree said where that tells nothing."""
     try:
         kind = kind_of_program(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
+        if kind == "busybox":
+            kind = _APPLETS.get(_applet(pid), "unknown")
     except OSError:
         return in_tree
     if kind == "shell":
@@ -174,18 +177,24 @@ def kind_of_pid(pid: int, in_tree: str) -> str:
     return kind
 
 
+def _applet(pid: int) -> str:
+    """Which of its programs a busybox is: by the name it was called, a script's interpreter's."""
+    with open(f"/proc/{pid}/cmdline", errors="replace") as f:
+        return os.path.basename(f.read().partition("\0")[0]).strip("-{}")
+
+
 def hears(pid: int, sig: int) -> bool:
     """A process has a handler for the signal, or blocks it because it reads a signalfd, or waits
     in sigtimedwait(2): meanwhile those that it waits for show as if they were not blocked."""
-    return catches(pid, sig) or in_sigtimedwait(pid)
+    return in_mask(pid, ("SigCgt:", "SigBlk:"), sig) or in_sigtimedwait(pid)
 
 
-def catches(pid: int, sig: int) -> bool:
-    """The signal is caught or blocked by a process."""
+def in_mask(pid: int, masks: tuple[str, ...], sig: int) -> bool:
+    """The signal is in one of those masks of /proc/PID/status."""
     try:
         with open(f"/proc/{pid}/status") as f:
             for line in f:
-                if line.startswith(("SigBlk:", "SigCgt:")) and int(line[8:], 16) >> sig - 1 & 1:
+                if line.startswith(masks) and int(line[8:], 16) >> sig - 1 & 1:
                     return True
     except OSError:
         pass

@@ -28,14 +28,14 @@ _TICK = 0.05
 _ASK_TIMEOUT = 10
 
 
-def wait(vps: VPS, facts: Facts, notify: int, report: Report, timeout: float = LIMIT) -> None:
+def wait(vps: VPS, facts: Facts, notify: int, report: Report) -> None:
     """Return when the VPS has booted.
 
     notify  descriptor of the socket that systemd writes to, -1 without one; closed here
-    Raises VzError 133: it ended, it came up in maintenance, or not within the timeout (seconds)."""
+    Raises VzError 133: it ended, it came up in maintenance, or not within LIMIT."""
     report(Waiting())
     boot = _Boot(facts, notify)
-    end = time.monotonic() + timeout
+    end = time.monotonic() + LIMIT
     try:
         while not boot.done():
             if not state.alive(facts):
@@ -43,7 +43,7 @@ def wait(vps: VPS, facts: Facts, notify: int, report: Report, timeout: float = L
                 raise _failed(report, "The container has ended before it had booted")
             if time.monotonic() > end:
                 report(WaitTimeout())
-                text = f"It has not booted in {timeout:.0f} s"
+                text = f"It has not booted in {LIMIT:.0f} s"
                 raise VzError(text, Exit.WAIT_FAILED, step="wait")
             boot.pause(min(_TICK, end - time.monotonic()))
         if boot.kind in _LOOKS:
@@ -109,8 +109,8 @@ class _Boot:
         return names
 
     def runs_scripts(self) -> bool:
-        """Of start-up: rcS, rc, rc.M, rc.init, openrc."""
-        return any(name.startswith(("rc", "openrc")) for name in self.children())
+        """Of start-up: rcS, rc, rc.M, rc.init, openrc; or a child that is about to become one."""
+        return any(name.startswith(("rc", "openrc", "init")) for name in self.children())
 
 
 def _read(path: str) -> bytes:
@@ -128,11 +128,13 @@ def _systemd(boot: _Boot) -> bool:
 
 
 def _busybox(boot: _Boot) -> bool:
-    """Its main loop: sigtimedwait(2), in versions before 1.35 wait(2) with handlers set."""
+    """Its main loop is in sigtimedwait(2). Versions before 1.35 set handlers and stay in wait(2),
+    as they do while a script of start-up runs."""
     pid = boot.facts.pid
     if inits.in_sigtimedwait(pid):
         return True
-    return inits.catches(pid, process.SIGUSR2) and not boot.runs_scripts()
+    is_old = inits.in_mask(pid, ("SigCgt:",), process.SIGUSR2)
+    return is_old and bool(boot.children()) and not boot.runs_scripts()
 
 
 def _sysvinit(boot: _Boot) -> bool:
