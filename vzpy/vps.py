@@ -168,9 +168,14 @@ class VPS:
         return facts
 
     def require(self) -> None:
-        """Raises NoSuchVPS (14) without an N.conf."""
+        """Raises NoSuchVPS (14) without an N.conf; VzError 21 for number 0, the host."""
+        self._not_the_host()
         if not self.config.exists:
             raise NoSuchVPS
+
+    def _not_the_host(self) -> None:
+        if self.ctid == 0:
+            raise VzError("Only set actions are allowed for CT0", Exit.INVALID_PARAMETER_VALUE)
 
     # What is done to it
 
@@ -188,6 +193,7 @@ class VPS:
     ) -> None:
         from vzpy.story.create import create
 
+        self._not_the_host()
         with self.locked(report):
             create(self.node, self.ctid, params, report, progress)
         self.reload()

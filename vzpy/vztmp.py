@@ -112,7 +112,7 @@ def remove(path: str) -> None:
     aside = f".{PREFIX}{os.urandom(3).hex()}"
     failures = []
     try:
-        os.mkdir(aside, 0o700, dir_fd=top)
+        _make(aside, top)
         for number, name in enumerate(set(os.listdir(top)) - {aside}):
             try:
                 os.rename(name, f"{aside}/{number}", src_dir_fd=top, dst_dir_fd=top)
@@ -125,6 +125,42 @@ def remove(path: str) -> None:
     finally:
         os.close(top)
     os.rmdir(path)
+
+
+def _make(name: str, top: int) -> None:
+    """mkdir(2) in a directory whose contents are given up; a full disk is given room by them."""
+    while True:
+        try:
+            os.mkdir(name, 0o700, dir_fd=top)
+            return
+        except OSError as err:
+            if err.errno not in (errno.ENOSPC, errno.EDQUOT) or not _spare(top):
+                raise
+
+
+def _spare(top: int) -> bool:
+    """Remove one thing below a directory: the first that is found; False when there is none."""
+    fd = os.dup(top)
+    try:
+        while names := os.listdir(fd):
+            name = names[0]
+            try:
+                os.unlink(name, dir_fd=fd)
+                return True
+            except IsADirectoryError:
+                pass
+            try:
+                os.rmdir(name, dir_fd=fd)
+                return True
+            except OSError as err:
+                if err.errno != errno.ENOTEMPTY:
+                    return False
+            inner = os.open(name, _DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        return False
+    finally:
+        os.close(fd)
 
 
 def _empty(entry: str) -> list[OSError]:

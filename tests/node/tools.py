@@ -404,12 +404,9 @@ def remove(path) -> None:
         path.unlink()
 
 
-def fill(file) -> None:
-    """Write until the disk is full."""
-    for chunk in (65536, 4096, 1):
-        try:
-            while True:
-                file.write(bytes(chunk))
-                file.flush()
-        except OSError as err:
-            assert err.errno == errno.ENOSPC
+def fill(file, leave: int = 0) -> None:
+    """Write until the disk has room for `leave` more bytes."""
+    about = os.statvfs(file.fileno())
+    room = about.f_bavail * about.f_bsize - leave
+    if room > 0:
+        os.posix_fallocate(file.fileno(), 0, room)
