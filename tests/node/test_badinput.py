@@ -304,7 +304,7 @@ class TestPlace:
     def test_a_full_disk(self, bed, node, vzctl, layout):
         """46, and what was made is gone, however far it came."""
         private = os.path.dirname(node.config.raw("VE_PRIVATE"))
-        sizes = ["nr_inodes=4", "nr_inodes=6", "size=4k", "size=64k"]
+        sizes = ["nr_inodes=3", "nr_inodes=4", "size=4k", "size=64k"]
         for size in sizes if layout == "overlay" else [*sizes, "nr_inodes=20", "size=2200k"]:
             subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", private], check=True)
             try:
