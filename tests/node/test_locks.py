@@ -32,7 +32,8 @@ def other():
 
 
 LOCKING = ["start", "stop --fast", "restart", "mount", "umount", "destroy", "create",
-           "set --save --onboot yes", "chkpnt --suspend", "quotaon", "runscript /bin/true"]  # fmt: skip
+           "set --save --onboot yes", "chkpnt --suspend", "quotaon",
+           "runscript /bin/true"]  # fmt: skip
 
 
 class TestHeld:
