@@ -186,7 +186,7 @@ class Podman(Peer):
 
     def __init__(self, bed: Bed) -> None:
         super().__init__(bed)
-        os.makedirs(f"{self.folder}/spool/cron/crontabs")  # crun, as the user it runs, sees no other
+        os.makedirs(f"{self.folder}/spool/cron/crontabs")
         self.runtime = "crun"
         if not may_raise_limits():
             self.runtime = f"{self.folder}/crun"
