@@ -4,7 +4,6 @@ mount(2), open_tree(2), move_mount(2), fsopen(2), mount_setattr(2), openat2(2), 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 
@@ -17,6 +16,9 @@ from vzpy.kernel.libc import (
     NR_open_tree,
     NR_openat2,
     NR_pivot_root,
+    c_char_p,
+    c_int,
+    c_ulong,
     libc,
     oserror,
     syscall,
@@ -57,8 +59,8 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
-libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+libc.mount.argtypes = [c_char_p] * 3 + [c_ulong, c_char_p]
+libc.umount2.argtypes = [c_char_p, c_int]
 
 
 def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
+from _ctypes import addressof
 
 from vzpy.kernel.libc import (
     NR_clone3,
@@ -12,6 +12,11 @@ from vzpy.kernel.libc import (
     NR_ioprio_set,
     NR_keyctl,
     NR_pidfd_send_signal,
+    c_char,
+    c_char_p,
+    c_int,
+    c_ulong,
+    c_void_p,
     libc,
     oserror,
     syscall,
@@ -49,11 +54,11 @@ LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _IOPRIO_WHO_PROCESS = 1
 
-libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
-libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
-libc.unshare.argtypes = [ctypes.c_int]
-libc.sethostname.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-libc.personality.argtypes = [ctypes.c_ulong]
+libc.prctl.argtypes = [c_int] + [c_ulong] * 4
+libc.setns.argtypes = [c_int, c_int]
+libc.unshare.argtypes = [c_int]
+libc.sethostname.argtypes = [c_char_p, c_ulong]
+libc.personality.argtypes = [c_ulong]
 
 
 def clone3(flags: int, exit_signal: int = SIGCHLD, cgroup: int = -1) -> int:
@@ -74,9 +79,9 @@ def zombie(flags: int) -> int:
     Its zombie keeps the new user namespace (CLONE_NEWUSER) reachable under /proc/PID until it is
     reaped. It shares our memory and runs one system call, so that it costs a tenth of a fork, and
     may be made from a threaded process."""
-    stack = ctypes.create_string_buffer(_STACK)
-    top = (ctypes.addressof(stack) + _STACK) & ~15
-    pid: int = libc.clone(libc._exit, ctypes.c_void_p(top), flags | CLONE_VM | SIGCHLD, None)
+    stack = (c_char * _STACK)()
+    top = (addressof(stack) + _STACK) & ~15
+    pid: int = libc.clone(libc._exit, c_void_p(top), flags | CLONE_VM | SIGCHLD, None)
     if pid < 0:
         raise oserror()
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # the stack is in use until then
@@ -127,7 +132,7 @@ def sethostname(name: bytes) -> None:
 def reboot(cmd: int) -> None:
     """reboot(2). Inside a pid namespace it ends that: init dies by SIGINT, or by SIGHUP for
     LINUX_REBOOT_CMD_RESTART."""
-    if libc.reboot(ctypes.c_int(cmd)) < 0:
+    if libc.reboot(c_int(cmd)) < 0:
         raise oserror()
 
 
@@ -156,6 +161,6 @@ def default_signals() -> None:
     libc.sigprocmask(_SIG_SETMASK, _UNBLOCK_ALL + bytes(120), None)
 
 
-libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-libc.signal.restype = ctypes.c_void_p
-libc.sigprocmask.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
+libc.signal.argtypes = [c_int, c_void_p]
+libc.signal.restype = c_void_p
+libc.sigprocmask.argtypes = [c_int, c_char_p, c_void_p]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
+from _ctypes import Structure
 
-from vzpy.kernel.libc import NR_seccomp, syscall
+from vzpy.kernel.libc import NR_seccomp, c_char_p, c_ushort, syscall
 
 SECCOMP_SET_MODE_FILTER = 1
 _INSTRUCTION = 8
 
 
-class _SockFprog(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+class _SockFprog(Structure):
+    _fields_ = (("len", c_ushort), ("filter", c_char_p))
 
 
 def load(program: bytes) -> None:
