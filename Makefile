@@ -13,12 +13,13 @@ MAN     := $(PREFIX)/share/man
 COMP    := $(PREFIX)/share/bash-completion/completions
 UNITS   := $(PREFIX)/lib/systemd/system
 
-.PHONY: help demo test test-fast lint format docs bench install uninstall clean
+.PHONY: help demo test test-fast test-vm lint format docs bench install uninstall clean
 
 help:
 	@echo 'make demo       the life of a VPS on this machine, in ./demo.run'
 	@echo 'make test       everything: linters, unit, node and VM suites'
-	@echo 'make test-fast  linters, unit tests and the quick part of the node suite'
+	@echo 'make test-fast  linters, unit tests and the heart of the node suite'
+	@echo 'make test-vm    all of the node suite in the virtual machine (an hour)'
 	@echo 'make lint       ruff, mypy --strict, shellcheck, the floors'
 	@echo 'make docs       man pages and completions, from the tables'
 	@echo 'make bench      figures against crun, runc, lxc and podman'
@@ -45,7 +46,13 @@ test: $(READY)
 	$(VENV)/bin/pytest tests
 
 test-fast: $(READY)
-	$(VENV)/bin/pytest tests -m 'not vm and not slow'
+	$(VENV)/bin/pytest tests/unit tests/test_floors.py tests/test_linters.py \
+		tests/node/test_lifecycle.py tests/node/test_inside.py tests/node/test_exec.py \
+		-m 'not slow and not network'
+
+test-vm: $(READY)
+	tools/need.sh test
+	VZ_TEST_VM_ALL=1 $(VENV)/bin/pytest tests/vm
 
 bench: $(READY)
 	tools/need.sh bench
