@@ -68,8 +68,8 @@ def overlay(tree: str, private: str, lower_ids: int) -> int:
     drop_lower(private)
     lower = m.open_tree(tree, m.OPEN_TREE_CLONE)
     m.mount_setattr(lower, m.MOUNT_ATTR_IDMAP | RDONLY, userns=lower_ids, propagation=m.MS_PRIVATE)
-    upper = os.open(f"{private}/upper", _DIR | os.O_CLOEXEC)
-    work = os.open(f"{private}/work", _DIR | os.O_CLOEXEC)
+    upper = os.open(f"{private}/upper", _DIR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    work = os.open(f"{private}/work", _DIR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         m.move_mount(lower, work)
         try:

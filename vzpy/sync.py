@@ -81,6 +81,7 @@ class Channel:
         path = getattr(err, "filename", None) or b""
         path = path if isinstance(path, bytes) else str(path).encode(errors="surrogateescape")
         text = (getattr(err, "strerror", None) or repr(err)).encode(errors="replace")
+        path, text = path.replace(b"\0", b"?"), text.replace(b"\0", b"?")
         try:
             self.send(ERROR, step.encode(), str(number).encode(), path, text)
         except OSError:

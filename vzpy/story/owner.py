@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from vzpy import config, ids
 from vzpy.errors import Exit, VzError
@@ -35,8 +36,14 @@ def settle(vps: VPS, report: Report) -> None:
         base = str(found.base)
         config.save(vps.conf_path, {"LOCAL_UID": base, "LOCAL_GID": base})
         vps.reload()
-    top = os.path.join(vps.private, "upper") if vps.layout == "overlay" else vps.private
-    owner = os.lstat(top).st_uid
+    # VE_PRIVATE may be a link of the administrator's; what lies in it is taken as it is.
+    top = os.path.realpath(vps.private)
+    if vps.layout == "overlay":
+        top = os.path.join(top, "upper")
+    about = os.lstat(top)
+    if not stat.S_ISDIR(about.st_mode):
+        raise VzError(f"{top} is not a directory", Exit.FS_BAD_TMPL)
+    owner = about.st_uid
     if not found.holds(owner):
         _reshift(vps, top, _range_with(owner, named, found.count), found, report)
 

@@ -48,10 +48,23 @@ def start(vps: VPS, report: Report, force: bool = False, wait: bool = False) -> 
     Raises VzError: 105 disabled, 43, 32 running, 28, 47, 50, 79 and what the steps raise."""
     check(vps, force)
     report(Starting())
+    with _told(report), ExitStack() as undo:
+        facts, notify = steps(vps, report, undo, wait)
+        undo.pop_all()
+    if wait:
+        from vzpy.story import ready
+
+        ready.wait(vps, facts, notify, report)
+    else:
+        report(Started())
+    return facts
+
+
+@contextmanager
+def _told(report: Report) -> Iterator[None]:
+    """A failure at any step is a VzError with the step."""
     try:
-        with ExitStack() as undo:
-            facts, notify = steps(vps, report, undo, wait)
-            undo.pop_all()
+        yield
     except VzError as err:
         err.step = err.step or "start"
         report(StartFailed())
@@ -61,13 +74,6 @@ def start(vps: VPS, report: Report, force: bool = False, wait: bool = False) -> 
         step = getattr(err, "step", "")
         raise VzError.of(f"Cannot start{f' ({step})' if step else ''}", err, Exit.ENVCREATE,
                          step=step) from err
-    if wait:
-        from vzpy.story import ready
-
-        ready.wait(vps, facts, notify, report)
-    else:
-        report(Started())
-    return facts
 
 
 def check(vps: VPS, force: bool) -> None:
@@ -167,7 +173,9 @@ def stopped_but_entered(vps: VPS) -> Iterator[Facts]:
     """A stopped VPS that can be exec'ed in, without init and without action scripts: what
     `runscript` and `set --userpasswd` work in (vzctl-cli 2.8, 5). Afterwards it is as before."""
     with ExitStack() as undo, Conversation(silent) as talk:
-        yield prepared(vps, silent, undo, talk, parent.Caller(), bare=True)[0]
+        with _told(silent):
+            facts = prepared(vps, silent, undo, talk, parent.Caller(), bare=True)[0]
+        yield facts
 
 
 def set_limits(vps: VPS, cgroup: str, report: Report) -> list[str]:
