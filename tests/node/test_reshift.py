@@ -315,3 +315,21 @@ def test_mount_moves_too(node, vzctl):
     assert done.code == 0 and done.stdout.endswith("\nContainer is mounted\n"), done
     assert os.stat(f"{vps.root}/etc").st_uid == 0
     assert os.stat(f"{vps.private}/etc").st_uid == vps.ids.base
+
+
+def test_progress_on_a_terminal(node):
+    """A bar on standard error, only where that is a terminal."""
+    vps = node.create(101, layout="simfs")
+    give(vps.private, HOST)
+    for n in range(30000):
+        os.close(os.open(f"{vps.private}/tmp/{n}", os.O_CREAT))
+    master, terminal = os.openpty()
+    words = [sys.executable, tools.ROOT / "bin/vzctl", "mount", "101"]
+    env = {**os.environ, "VZ_ETC": node.paths.etc, "VZ_RUN": node.paths.run, "TERM": "xterm"}
+    env["PYTHONPATH"] = str(tools.ROOT)
+    done = subprocess.run(words, env=env, stdout=subprocess.PIPE, stderr=terminal)
+    os.close(terminal)
+    shown = os.read(master, 65536).decode()
+    os.close(master)
+    assert done.returncode == 0 and done.stdout.endswith(b"\nContainer is mounted\n")
+    assert "Changing owners" in shown and "100%" not in done.stdout.decode()

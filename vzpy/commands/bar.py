@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 
+from vzpy.events import ReshiftProgress
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from vzpy import unpack
+    from vzpy.commands.output import Output
+    from vzpy.events import Event, Report
 
 
 class Bar:
@@ -43,3 +47,25 @@ class Bar:
         self._bar.update(self._task, completed=done, total=total)
         if done >= total:
             self.__exit__()
+
+
+class OwnersBar:
+    """`with OwnersBar(out) as report:` for what may have to change the owners of a private area
+    first: a report that draws how far that has come."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._bar = Bar("Changing owners", wanted=not out.quiet)
+
+    def __enter__(self) -> Report:
+        self._draw = self._bar.__enter__()
+        return self._tell
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.__exit__()
+
+    def _tell(self, event: Event) -> None:
+        if self._draw and isinstance(event, ReshiftProgress):
+            self._draw(event.fields["done"], event.fields["total"])  # type: ignore[arg-type]
+        else:
+            self._out.report(event)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vzpy.commands.bar import OwnersBar
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.commands.vzctl import Call
@@ -9,7 +11,8 @@ if TYPE_CHECKING:
 
 def run(call: Call) -> int:
     if call.action.name == "mount":
-        call.vps.mount(report=call.report)
+        with OwnersBar(call.out) as report:
+            call.vps.mount(report=report)
     else:
         call.vps.umount(report=call.report)
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vzpy.commands.bar import OwnersBar
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.commands.vzctl import Call
@@ -10,5 +12,6 @@ if TYPE_CHECKING:
 def run(call: Call) -> int:
     given = call.given
     call.tell_unserved("skip_remount", "skip_ve_setup")
-    call.vps.start(wait="wait" in given, force="force" in given, report=call.report)
+    with OwnersBar(call.out) as report:
+        call.vps.start(wait="wait" in given, force="force" in given, report=report)
     return 0
