@@ -6,11 +6,13 @@ CLONE_PARENT from there. The new task is the child of whoever called, and the la
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import resource
 import time
 
+from vzpy.errors import VzError
 from vzpy.kernel import process as p
 from vzpy.model import IdRange
 from vzpy.record import record
@@ -53,6 +55,7 @@ def launch(entry: Entry, tell: Callable[[int], None], task: Callable[[], None]) 
 
     Returns the launcher's pid, for the caller to reap. `tell` runs in the launcher, `task` in the
     new namespaces; when anything before the clone fails, `tell` gets the negative errno."""
+    _can_wait()
     pid = os.fork()
     if pid:
         return pid
@@ -67,6 +70,15 @@ def launch(entry: Entry, tell: Callable[[int], None], task: Callable[[], None]) 
         tell(-(err.errno or 1))
     finally:
         os._exit(1)
+
+
+def _can_wait() -> None:
+    """Whatever we start is waited for, which no process can that ignores SIGCHLD (wait(2))."""
+    if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:
+        raise VzError(
+            "This process ignores SIGCHLD",
+            hint="Call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before.",
+        )
 
 
 def _enter(entry: Entry) -> int:
@@ -179,6 +191,7 @@ def enter_time() -> None:
 
 def idmap_userns(text: bytes) -> int:
     """A descriptor of a user namespace with the given uid and gid map, for mount_setattr(2)."""
+    _can_wait()
     pid = p.zombie(p.CLONE_NEWUSER)
     try:
         _write_maps(pid, text)

@@ -134,8 +134,8 @@ def prepared(
     cgroup = cgroups.path_of(node.paths.cgroup, ctid)
     undo.callback(forget, node.paths, ctid)
     state.write_facts(node.paths, facts_of(vps, 0, cgroup))
+    undo.callback(_umount, vps, report)
     mount_root(vps, report, hooks=not bare)
-    undo.callback(umount_root, vps, vps.root, report, hooks=False)
 
     _step("cgroup", report)
     cgroups.remove(cgroup)  # of a VPS whose state was lost
@@ -161,6 +161,11 @@ def prepared(
     if (console := talk.ready()) >= 0:
         keeper.keep_console(console)
     return facts, not_applied
+
+
+def _umount(vps: VPS, report: Report) -> None:
+    if rootfs.is_mounted(vps.root):
+        umount_root(vps, vps.root, report, hooks=False)
 
 
 def _step(name: str, report: Report) -> None:
