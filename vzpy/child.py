@@ -10,13 +10,12 @@ import _socket
 import fcntl
 import os
 import struct
-import sys
 
 from vzpy import ns, rootfs
 from vzpy.fault import fault
 from vzpy.kernel import caps, process, seccomp
 from vzpy.record import record
-from vzpy.sync import CONSOLE, GO, MAPPED, NOTIFY, PID, READY, WARN, Channel
+from vzpy.sync import CONSOLE, GO, MAPPED, NOTIFY, READY, WARN, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def launch(birth: Birth, handed: Handed) -> int:
     try:
         return ns.launch(
             entry,
-            lambda pid: tell(channel, pid),
+            channel.tell,
             lambda: run(birth, channel, handed),
         )
     finally:
@@ -76,13 +75,6 @@ def launch(birth: Birth, handed: Handed) -> int:
 
 def _dup(fd: int) -> _socket.socket:
     return _socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
-
-
-def tell(channel: Channel, pid: int) -> None:
-    if pid > 0:
-        channel.send(PID, b"%d" % pid)
-    else:
-        channel.fail("clone", OSError(-pid, os.strerror(-pid)))
 
 
 def run(birth: Birth, channel: Channel, handed: Handed) -> None:
@@ -108,7 +100,7 @@ def run(birth: Birth, channel: Channel, handed: Handed) -> None:
 
         step = "child-root"
         fault(step)
-        poison_imports()
+        ns.poison_imports()
         rootfs.enter_root(handed.root)
 
         step = "child-mounts"
@@ -151,28 +143,8 @@ def become_init(birth: Birth, sync: int) -> None:
     seccomp.load(birth.filter)
     caps.limit(birth.capabilities)
     for path in birth.init:
-        try_execve(path, list(birth.argv), dict(birth.env))
+        ns.try_execve(path, list(birth.argv), dict(birth.env))
     raise OSError(2, os.strerror(2), os.fsdecode(birth.init[0]))
-
-
-def try_execve(path: bytes, argv: list[bytes], env: dict[bytes, bytes]) -> None:
-    """execve; returns when there is no such file, so that the next candidate is tried.
-
-    Raises OSError for every other failure."""
-    try:
-        os.execve(path, argv, env)
-    except ValueError as err:  # an empty first word, a NUL in one
-        raise OSError(22, str(err), os.fsdecode(path)) from None
-    except OSError as err:
-        if err.errno not in (2, 20):  # ENOENT, ENOTDIR
-            raise OSError(err.errno, err.strerror, os.fsdecode(path)) from None
-
-
-def poison_imports() -> None:
-    """From here on an import fails instead of reading the guest's files."""
-    sys.path[:] = []
-    sys.meta_path[:] = []
-    sys.path_hooks[:] = []
 
 
 def _warn(channel: Channel, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import zlib
+from binascii import crc32
 
 from vzpy.record import record
 
@@ -60,7 +60,7 @@ class NodePaths:
         run = os.path.abspath(run or os.environ.get("VZ_RUN") or RUN)
         if etc == ETC:
             return cls(etc, run, STATE, "vz")
-        digest = zlib.crc32(os.fsencode(os.path.realpath(etc)))
+        digest = crc32(os.fsencode(os.path.realpath(etc)))
         return cls(etc, run, f"{etc}/var", f"vz-{digest:08x}")
 
     @property

@@ -10,6 +10,7 @@ import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import resource
+import sys
 import time
 
 from vzpy.errors import VzError
@@ -214,3 +215,23 @@ def clean_process(keep: list[int]) -> None:
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     p.close_all_but(keep)
     os.setsid()
+
+
+def try_execve(path: bytes, argv: list[bytes], env: dict[bytes, bytes]) -> None:
+    """execve; returns when there is no such file, so that the next candidate is tried.
+
+    Raises OSError for every other failure."""
+    try:
+        os.execve(path, argv, env)
+    except ValueError as err:  # an empty first word, a NUL in one
+        raise OSError(22, str(err), os.fsdecode(path)) from None
+    except OSError as err:
+        if err.errno not in (2, 20):  # ENOENT, ENOTDIR
+            raise OSError(err.errno, err.strerror, os.fsdecode(path)) from None
+
+
+def poison_imports() -> None:
+    """From here on an import fails instead of reading the guest's files."""
+    sys.path[:] = []
+    sys.meta_path[:] = []
+    sys.path_hooks[:] = []

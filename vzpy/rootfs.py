@@ -6,7 +6,6 @@ with describe(), prepare() and execute(); prepare() runs while the host's tree i
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 
@@ -14,6 +13,7 @@ from vzpy.fault import fault
 from vzpy.kernel import mount as m
 from vzpy.kernel.proc import is_mounted as is_mounted
 from vzpy.kernel.proc import mounts_below as mounts_below
+from vzpy.kernel.pty import pty_number
 from vzpy.record import record
 
 TYPE_CHECKING = False
@@ -29,7 +29,6 @@ RDONLY, NOSUID, NODEV, NOEXEC = (
 LOWER = "mount-lower"  # the step of mounting (story/mount.py) that is cut in here
 _LXCFS = "/var/lib/lxcfs"
 _DIR = os.O_DIRECTORY | os.O_PATH
-_TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430
 
 
 # Host side
@@ -358,9 +357,3 @@ def console(pty: bool) -> int:
     slave = f"/dev/pts/{pty_number(master)}"
     place("dev/console", m.open_tree(slave, m.OPEN_TREE_CLONE), is_dir=False)
     return master
-
-
-def pty_number(master: int) -> int:
-    """Unlock the slave of a pty master and tell its number (ioctl_tty(2))."""
-    fcntl.ioctl(master, _TIOCSPTLCK, bytes(4))
-    return int.from_bytes(fcntl.ioctl(master, _TIOCGPTN, bytes(4)), "little")

@@ -75,6 +75,13 @@ class Channel:
         rights = [(_socket.SOL_SOCKET, _SCM_RIGHTS, fd.to_bytes(4, "little"))] if fd >= 0 else []
         self.sock.sendmsg([packet], rights, _socket.MSG_NOSIGNAL)
 
+    def tell(self, pid: int) -> None:
+        """Say PID; ERROR for the negative errno of a clone that failed (see ns.launch)."""
+        if pid > 0:
+            self.send(PID, b"%d" % pid)
+        else:
+            self.fail("clone", OSError(-pid, os.strerror(-pid)))
+
     def fail(self, step: str, err: BaseException) -> None:
         """Say ERROR for an exception; on stderr when the other end is gone."""
         number = getattr(err, "errno", None) or 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import ids, state
+from vzpy import state
 from vzpy.errors import Exit, NoSuchVPS, NotRunning, VzError
 from vzpy.events import silent
 from vzpy.kernel.proc import is_mounted
@@ -14,10 +14,10 @@ from vzpy.record import record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from vzpy.config import Config
     from vzpy.events import Report
+    from vzpy.ids import Owner
     from vzpy.model import Facts
     from vzpy.node import Node
     from vzpy.story.pump import Result
@@ -94,7 +94,9 @@ class VPS:
         return rootfs.layout_of(self.private)
 
     @property
-    def owner(self) -> ids.Owner:
+    def owner(self) -> Owner:
+        from vzpy import ids
+
         return ids.Owner(self.node.paths.etc, self.ctid, self.private)
 
     @property
@@ -102,6 +104,8 @@ class VPS:
         """The host ids of its users, as N.conf says.
 
         Raises ValueInvalid (21) for a range that cannot be; VzError (47) when there is none."""
+        from vzpy import ids
+
         own = self.config.own
         found = ids.range_of(own("LOCAL_UID"), own("LOCAL_GID"), own("LOCAL_IDS"))
         if found is None:
@@ -392,7 +396,5 @@ class _Unlocked:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 
 from vzpy import columns, listing, names, options
@@ -60,7 +59,6 @@ class Asked:
 
 def main(argv: list[str]) -> int:
     """Run `vzlist ARGV...`; returns the exit code."""
-    gc.disable()  # it ends soon, and makes no cycles worth a tenth of its time
     try:
         return _main(argv)
     except VzError as err:

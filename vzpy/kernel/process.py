@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import struct
 from _ctypes import addressof
 
@@ -107,6 +108,13 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
 
 def pidfd_send_signal(pidfd: int, sig: int) -> None:
     syscall(NR_pidfd_send_signal, pidfd, sig, None, 0)
+
+
+def ended(pidfd: int, seconds: float) -> bool:
+    """Wait so long for a process to end."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(max(seconds, 0) * 1000))
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:

@@ -1,4 +1,4 @@
-"""Into a running VPS: exec, enter, and the scripts that run inside (vzctl-cli 2.7, 2.8).
+"""Into a running VPS: exec and enter (vzctl-cli 2.7, 2.8).
 
     tool                          launcher                          task
       |  pidfd of init, leaf cgroup  |                                |
@@ -19,17 +19,14 @@ import select
 import stat
 import time
 
-from vzpy import cgroups, child, ns, rootfs, scripts, syscalls
+from vzpy import cgroups, ns, syscalls
 from vzpy.errors import Exit, NotRunning, UsageError, VzError
 from vzpy.fault import fault
 from vzpy.kernel import caps, process, seccomp
+from vzpy.kernel.pty import pty_number
 from vzpy.model import Facts, IdRange
 from vzpy.record import record
 from vzpy.sync import CONSOLE, PID, Channel, ChildError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from vzpy.vps import VPS
 
 STEPS = ("exec-leaf", "exec-launch", "exec-ready")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -138,7 +135,7 @@ def spawn(
         fault("exec-launch")
         launcher = ns.launch(
             entry,
-            lambda new: child.tell(theirs, new),
+            theirs.tell,
             lambda: _inside(what, init, bounding, filter_, theirs),
         )
         theirs.close()
@@ -217,7 +214,7 @@ def _inside(what: Program, init: int, bounding: int, filter_: bytes, channel: Ch
     """The life of the task (see the drawing above). Returns only when it failed."""
     step = "exec-enter"
     try:
-        child.poison_imports()
+        ns.poison_imports()
         process.setns(init, ns.EIGHT & ~process.CLONE_NEWPID)
         ns.become_root()
         os.chdir("/")
@@ -233,7 +230,7 @@ def _inside(what: Program, init: int, bounding: int, filter_: bytes, channel: Ch
         caps.limit(bounding)
         step = "exec"
         for path, argv in what.candidates:
-            child.try_execve(path, list(argv), dict(what.env))
+            ns.try_execve(path, list(argv), dict(what.env))
         raise OSError(2, os.strerror(2), os.fsdecode(what.candidates[-1][0]))
     except OSError as err:
         channel.fail(step, err)
@@ -244,28 +241,8 @@ def _own_pty(channel: Channel) -> tuple[int, int, int]:
 
     The guest may have put anything at that path: the tool checks what it gets."""
     master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    number = rootfs.pty_number(master)
+    number = pty_number(master)
     slave = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_CLOEXEC)  # and controlling terminal
     channel.send(CONSOLE, fd=master)
     os.close(master)
     return (slave, slave, slave)
-
-
-def run_script(vps: VPS, facts: Facts, kind: str) -> None:
-    """N.start or N.stop: its text goes to a shell inside; output is the caller's.
-
-    Raises ScriptFailed (79)."""
-    text = scripts.ct_script(vps.node.paths, vps.ctid, kind)
-    if text is None:
-        return
-    from vzpy.story.pump import run
-
-    path = f"{vps.node.paths.conf}/{vps.ctid}.{kind}"
-    try:
-        status = run(facts, shell_reading_stdin(), stdin=text, stdout=1, stderr=2).returncode
-    except OSError as err:
-        raise scripts.ScriptFailed.of(f"Error executing {kind} script {path}", err) from err
-    if status:
-        raise scripts.ScriptFailed(f"Error executing {kind} script {path}", step=f"{kind}-script")
-
-

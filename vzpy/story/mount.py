@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 
-from vzpy import ns, rootfs, scripts, template
+from vzpy import rootfs, scripts
 from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import AlreadyMounted, Mounted, Unmounted
 from vzpy.fault import fault
 from vzpy.model import IdRange
-from vzpy.story import owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +25,8 @@ def mount(vps: VPS, report: Report) -> None:
         report(AlreadyMounted())
         return
     if os.path.isdir(vps.private):
+        from vzpy.story import owner
+
         owner.settle(vps, report)
     mount_root(vps, report)
 
@@ -59,6 +60,8 @@ def mount_root(vps: VPS, report: Report, hooks: bool = True) -> None:
 
 def by_layout(layout: str, private: str, root: str, holder: IdRange) -> None:
     """Raises OSError; VzError 47 when the template tree is gone, 99 for a layout not there yet."""
+    from vzpy import ns, template  # who only unmounts does not pay for them
+
     if layout == "overlay":
         tree = template.tree_of(private)
         view = ns.idmap_userns(holder.map_text())

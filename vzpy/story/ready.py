@@ -13,7 +13,7 @@ from vzpy import inits, state
 from vzpy.errors import Exit, VzError
 from vzpy.events import StartedFully, WaitFailed, Waiting, WaitTimeout, Warned
 from vzpy.kernel import process
-from vzpy.story import enter, pump, stop, teardown
+from vzpy.story import enter, halt, pump, stop, teardown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _sysvinit(boot: _Boot) -> bool:
 
 
 def _openrc(boot: _Boot) -> bool:
-    return stop.has(boot.facts, inits.INITS["openrc"].listens)
+    return halt.has(boot.facts, inits.INITS["openrc"].listens)
 
 
 def _runit(boot: _Boot) -> bool:

@@ -24,7 +24,7 @@ from vzpy.events import (
 from vzpy.fault import fault
 from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts
-from vzpy.story import enter, owner, parent
+from vzpy.story import ctscript, enter, owner, parent
 from vzpy.story.mount import mount_root, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
@@ -101,7 +101,7 @@ def steps(vps: VPS, report: Report, undo: ExitStack, wait: bool) -> tuple[Facts,
     ) as talk:
         facts, not_applied = prepared(vps, report, undo, talk, keeper)
         _step("start-script", report)
-        enter.run_script(vps, facts, "start")
+        ctscript.run(vps, facts, "start")
         _step("go", report)
         talk.go()
         keeper.watch()
