@@ -142,13 +142,19 @@ def _made_again(tree: str) -> bool:
     return False
 
 
-def release_tree(private: str, moved: str = "") -> None:
-    """The private area goes away, or went to `moved`: forget that it stands on its tree.
+def named_tree(private: str) -> str | None:
+    """What the link of a private area says, believed or not."""
+    return _readlink(os.path.join(private, "tree"))
 
+
+def release_tree(private: str, tree: str | None = None) -> None:
+    """The private area goes away: forget that it stands on its tree.
+
+    tree  what named_tree() told, of an area that has moved: its remover may be quicker than we
     No tree at all is fine."""
     private = os.path.abspath(private)
     try:
-        store, entry = os.path.split(os.readlink(os.path.join(moved or private, "tree")))
+        store, entry = os.path.split(tree or os.readlink(os.path.join(private, "tree")))
         os.unlink(os.path.join(store, ".refs", entry, _quoted(private)))
     except OSError:
         pass

@@ -103,8 +103,9 @@ def test_a_mount_in_what_waits_for_removal_is_spared(node, vps, tmp_path):
     (tmp_path / "precious").touch()
     inside = f"{vps.private}/upper/mnt"
     os.mkdir(inside)
+    tree = template.named_tree(vps.private)
     entry = vztmp.move(vps.private, staging(node), lambda entry: None)
-    template.release_tree(vps.private, moved=entry)
+    template.release_tree(vps.private, tree)
     m.mount(str(tmp_path), f"{entry}/upper/mnt", "none", m.MS_BIND)
     try:
         failures = vztmp.remove_entries(staging(node))
@@ -143,7 +144,7 @@ def test_a_linked_private_area_leaves_its_target(node, vps, vzctl):
     # Its files still carry the range: nobody else gets it.
     assert is_held(base)
     assert node.create(102).ids.base != base
-    template.release_tree(private, moved=target)
+    template.release_tree(private, template.named_tree(target))
     vztmp.remove(target)
     assert not is_held(base)
 

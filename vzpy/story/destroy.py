@@ -107,8 +107,9 @@ def _remove_private(vps: VPS, private: str, report: Report) -> str | None:
 def _move_aside(vps: VPS, private: str, report: Report) -> str | None:
     registry, owner = ids.Registry(), vps.owner
     area = vztmp.staging(private)
+    tree = template.named_tree(private)
     try:
-        entry = vztmp.move(private, area, lambda entry: registry.bury(owner, entry))
+        vztmp.move(private, area, lambda entry: registry.bury(owner, entry))
     except OSError as err:
         if err.errno == errno.EXDEV:
             text = f"directory {private} is not on the same filesystem as {area}"
@@ -118,7 +119,8 @@ def _move_aside(vps: VPS, private: str, report: Report) -> str | None:
         template.release_tree(private)
         vztmp.remove(private)
         return None
-    template.release_tree(private, moved=entry)
+    if tree:
+        template.release_tree(private, tree)
     return area
 
 
