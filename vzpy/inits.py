@@ -2,8 +2,8 @@
 
 A process 1 without a handler ignores a signal, whoever sends it, so a wrong guess hangs until the
 timeout: before a signal is sent its handler (or signalfd) is looked for in /proc/PID/status. A
-command may do nothing when init is not ready for it (runit ignores it in its first stage): it is
-given again."""
+command may do nothing when init is not ready for it (runit ignores it in its first stage), a
+signal may be blocked for a moment only (by posix_spawn(3), say): both are given again."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
         def age(self) -> float:
             """Seconds since the start of its init."""
 
-        def hears(self, sig: int) -> bool:
-            """Init does; see hears()."""
+        def catches(self, sig: int) -> bool:
+            """Init has a handler for the signal."""
+
+        def reads(self, sig: int) -> bool:
+            """Init blocks the signal, or waits for signals: it may be about to read it."""
 
         def signal(self, sig: int) -> None:
             """To init."""
@@ -63,13 +66,15 @@ class Init:
     halt       ways to try in order until one is taken: a signal, or the words of a command inside
     container  value of container= that this init's scripts know (gotcha G2)
     argv       what follows the path; sysvinit wants room there to show its runlevel
+    reads      reads its signals instead of catching them; a shell blocks them for other reasons
     listens    a file inside without which no command is given: init makes it when it listens
-    patience   seconds until a command is given for the second time
+    patience   seconds until what may have been lost is given for the second time
     settles    seconds from its start until it takes whatever it will ever take"""
 
     halt: tuple[Way, ...]
     container: str = "vzpy"
     argv: tuple[bytes, ...] = ()
+    reads: bool = True
     listens: str = ""
     patience: float = 2
     settles: float = 5
@@ -94,8 +99,9 @@ INITS = {
     "procd": Init((p.SIGUSR2, p.SIGUSR1)),
     "s6": Init((("halt",), ("poweroff",), p.SIGTERM)),
     "dinit": Init((("halt",), p.SIGTERM)),
-    "shell": Init((p.SIGTERM,)),
-    "unknown": Init((("halt",), ("poweroff",), p.SIGPWR, p.SIGTERM)),
+    "shell": Init((p.SIGTERM,), reads=False),
+    # to be asked twice makes some programs end in a hurry
+    "unknown": Init((("halt",), ("poweroff",), p.SIGPWR, p.SIGTERM), patience=30),
 }
 
 # Base name of the program that runs as process 1 -> kind. sysvinit's is init, as anybody's.
@@ -183,22 +189,24 @@ def _applet(pid: int) -> str:
         return os.path.basename(f.read().partition("\0")[0]).strip("-{}")
 
 
-def hears(pid: int, sig: int) -> bool:
-    """A process has a handler for the signal, or blocks it because it reads a signalfd, or waits
-    in sigtimedwait(2): meanwhile those that it waits for show as if they were not blocked."""
-    return in_mask(pid, ("SigCgt:", "SigBlk:"), sig) or in_sigtimedwait(pid)
+def catches(pid: int, sig: int) -> bool:
+    """A process has a handler for the signal."""
+    return _in_mask(pid, "SigCgt:", sig)
 
 
-def in_mask(pid: int, masks: tuple[str, ...], sig: int) -> bool:
-    """The signal is in one of those masks of /proc/PID/status."""
+def reads(pid: int, sig: int) -> bool:
+    """A process blocks the signal, as for a signalfd, or waits in sigtimedwait(2): meanwhile those
+    that it waits for show as if they were not blocked."""
+    return _in_mask(pid, "SigBlk:", sig) or in_sigtimedwait(pid)
+
+
+def _in_mask(pid: int, mask: str, sig: int) -> bool:
     try:
         with open(f"/proc/{pid}/status") as f:
-            for line in f:
-                if line.startswith(masks) and int(line[8:], 16) >> sig - 1 & 1:
-                    return True
-    except OSError:
-        pass
-    return False
+            line = next(line for line in f if line.startswith(mask))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(line[8:], 16) >> sig - 1 & 1)
 
 
 def in_sigtimedwait(pid: int) -> bool:
@@ -212,21 +220,21 @@ def in_sigtimedwait(pid: int) -> bool:
 def ask(vps: Halting, timeout: float) -> bool:
     """Ask an init to halt until it does; True when it ended within the timeout (seconds).
 
-    A signal that is heard is not lost, so nothing else is tried then. A command that is taken is
+    A signal that is caught is not lost, so nothing more is done then. Whatever else is taken is
     given again, ever less often. An init that has settled and takes nothing never will: its work
     is done for it."""
     end = time.monotonic() + timeout
-    pause, times = 0.02, 0
+    pause, asked = 0.02, 0
     while True:
         kind = vps.kind()
         known = INITS[kind]
         taken = _try(vps, kind, known)
         left = end - time.monotonic()
-        if isinstance(taken, int):
+        if taken == _SURELY:
             return vps.gone(left)
-        if taken:
-            wait = known.patience * 2**times
-            times += 1
+        if taken or asked:
+            wait = known.patience * 2**asked
+            asked += 1
         elif vps.age() > known.settles:
             vps.tell(kind, "SIGTERM to all its processes and reboot(2)")
             vps.by_hand(min(left, _BY_HAND))
@@ -240,18 +248,20 @@ def ask(vps: Halting, timeout: float) -> bool:
 
 
 _BY_HAND = 5.0
+_PERHAPS, _SURELY = 1, 2
 
 
-def _try(vps: Halting, kind: str, known: Init) -> Way | None:
-    """The way that was taken, if any."""
+def _try(vps: Halting, kind: str, known: Init) -> int:
+    """Ask in the first way that is taken: 0 when there is none, _PERHAPS, _SURELY."""
     for way in known.halt:
         if isinstance(way, int):
-            if vps.hears(way):
+            sure = vps.catches(way)
+            if sure or (known.reads and vps.reads(way)):
                 vps.tell(kind, f"signal {way}")
                 vps.signal(way)
-                return way
+                return _SURELY if sure else _PERHAPS
         # halt(8) and others "sometimes return 1 but still stop"
         elif (not known.listens or vps.has(known.listens)) and vps.run(way) in (0, 1):
             vps.tell(kind, " ".join(way))
-            return way
-    return None
+            return _PERHAPS
+    return 0

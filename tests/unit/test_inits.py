@@ -17,13 +17,14 @@ from vzpy.kernel import process
 class Fake:
     """A VPS whose init takes what it is told to take; its clock runs only while it is waited for.
 
-    hears   signals, each from a second on
+    catches, reads  signals, each from a second on
     takes   commands -> exit status, each from a second on
     ends    seconds from being asked in a way it takes to its end"""
 
-    def __init__(self, kind="unknown", hears=(), takes=(), ends=1.0, age=100.0, files=()):
-        self.name, self.ends, self.born, self.files = kind, ends, -age, dict.fromkeys(files, 0.0)
-        self.heard, self.taken = dict(hears), dict(takes)
+    def __init__(self, kind="unknown", catches=(), reads=(), takes=(), ends=1.0, age=100.0):
+        self.name, self.ends, self.born = kind, ends, -age
+        self.caught, self.read, self.taken = dict(catches), dict(reads), dict(takes)
+        self.files: dict[str, float] = {}
         self.now = 0.0
         self.over = float("inf")
         self.asked: list[tuple[float, object]] = []
@@ -34,8 +35,11 @@ class Fake:
     def age(self):
         return self.now - self.born
 
-    def hears(self, sig):
-        return self.heard.get(sig, float("inf")) <= self.now
+    def catches(self, sig):
+        return self.caught.get(sig, float("inf")) <= self.now
+
+    def reads(self, sig):
+        return self.read.get(sig, float("inf")) <= self.now
 
     def signal(self, sig):
         self.note(sig)
@@ -83,21 +87,35 @@ HALT, OFF = ("halt",), ("poweroff",)
 
 
 def test_a_signal_that_is_heard(ask):
-    vps = Fake("systemd", hears={37: 0}, ends=50)
+    vps = Fake("procd", catches={12: 0}, ends=50)
     assert ask(vps)
-    assert vps.asked == [(0, 37)] and vps.now == 50
+    assert vps.asked == [(0, 12)] and vps.now == 50
+
+
+def test_a_signal_that_may_have_been_lost(ask):
+    """Blocked is not read yet: it is sent again."""
+    vps = Fake("systemd", reads={37: 0}, ends=50)
+    assert ask(vps)
+    assert [at for at, _ in vps.asked] == [0, 2, 6, 14, 30] and vps.now == 50
+
+
+def test_a_shell_that_blocks_a_signal(ask):
+    vps = Fake("shell", reads={15: 0}, age=0)
+    vps.caught[15] = 3.0
+    assert ask(vps)
+    assert len(vps.asked) == 1 and vps.asked[0][0] >= 3
 
 
 def test_a_signal_that_is_heard_but_not_obeyed(ask):
     """Nothing else is tried: an orderly shutdown may take as long as it is given."""
-    vps = Fake("shell", hears={15: 0}, ends=500)
+    vps = Fake("shell", catches={15: 0}, ends=500)
     assert not ask(vps)
     assert vps.asked == [(0, 15)] and vps.now == 120
 
 
 def test_an_init_that_has_just_been_started(ask):
     """No signal is sent before its handler is there."""
-    vps = Fake("systemd", hears={37: 3}, age=0)
+    vps = Fake("systemd", reads={37: 3}, age=0)
     assert ask(vps)
     assert len(vps.asked) == 1 and 3 <= vps.asked[0][0] < 3.6
 
@@ -120,6 +138,19 @@ def test_a_command_is_given_again_ever_less_often(ask):
     vps = Fake("runit", takes={("init", "0"): (0, 13)})
     assert ask(vps)
     assert [at for at, _ in vps.asked] == [0, 2, 6, 14]
+
+
+def test_a_halt_that_is_under_way_is_left_alone(ask):
+    """Once it was taken: no command works any more, and still nothing is done by hand."""
+    vps = Fake("runit", takes={("init", "0"): (0, 0)}, ends=60)
+    real = vps.run
+
+    def run(words):
+        return real(words) if vps.now < 1 else 126
+
+    vps.run = run
+    assert ask(vps)
+    assert vps.asked == [(0, ("init", "0"))] and vps.now == 60
 
 
 def test_a_command_that_needs_a_listener(ask):
@@ -238,7 +269,8 @@ def test_kind_of_a_shell(in_tree, kind):
 
 def test_kind_of_nobody():
     assert inits.kind_of_pid(2**22 + 1, "runit") == "runit"
-    assert not inits.hears(2**22 + 1, 15)
+    assert not inits.catches(2**22 + 1, 15)
+    assert not inits.reads(2**22 + 1, 15)
 
 
 PROGRAM = """
@@ -254,7 +286,7 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("how", ["read", "wait"])
-def test_hears(how):
+def test_catches_and_reads(how):
     command = [sys.executable, "-c", PROGRAM, how]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, **pipes) as child:
@@ -262,10 +294,12 @@ def test_hears(how):
         end = time.monotonic() + 5
         while inits.in_sigtimedwait(child.pid) != (how == "wait") and time.monotonic() < end:
             time.sleep(0.01)
-        assert inits.hears(child.pid, signal.SIGUSR1), "a handler"
-        assert inits.hears(child.pid, signal.SIGUSR2), "blocked"
-        assert inits.hears(child.pid, signal.SIGTERM), "blocked, or waited for"
-        assert inits.hears(child.pid, signal.SIGHUP) == (how == "wait"), "nobody can tell"
+        assert inits.catches(child.pid, signal.SIGUSR1)
+        assert not inits.catches(child.pid, signal.SIGUSR2)
+        assert inits.reads(child.pid, signal.SIGUSR2), "blocked"
+        assert inits.reads(child.pid, signal.SIGTERM), "blocked, or waited for"
+        assert inits.reads(child.pid, signal.SIGHUP) == (how == "wait"), "nobody can tell"
+        assert not inits.catches(child.pid, signal.SIGHUP), "ignored"
         child.kill()
 
 

@@ -41,8 +41,11 @@ class Halting:
         born = self.facts.starttime / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - born
 
-    def hears(self, sig: int) -> bool:
-        return inits.hears(self.facts.pid, sig)
+    def catches(self, sig: int) -> bool:
+        return inits.catches(self.facts.pid, sig)
+
+    def reads(self, sig: int) -> bool:
+        return inits.reads(self.facts.pid, sig)
 
     def signal(self, sig: int) -> None:
         try:

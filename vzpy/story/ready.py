@@ -133,7 +133,7 @@ def _busybox(boot: _Boot) -> bool:
     pid = boot.facts.pid
     if inits.in_sigtimedwait(pid):
         return True
-    is_old = inits.in_mask(pid, ("SigCgt:",), process.SIGUSR2)
+    is_old = inits.catches(pid, process.SIGUSR2)
     return is_old and bool(boot.children()) and not boot.runs_scripts()
 
 
