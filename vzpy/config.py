@@ -228,7 +228,7 @@ def _read(path: str) -> str | None:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SIZE:
             raise VzError(f"Unable to open {path}: not a configuration file")
-        return os.fsdecode(os.read(fd, _MAX_SIZE))
+        return os.fsdecode(os.read(fd, status.st_size))
     except OSError as err:
         raise VzError(f"Unable to read {path}: {os.strerror(err.errno or 0)}") from None
     finally:

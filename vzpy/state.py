@@ -60,11 +60,18 @@ def _quoted(value: object) -> str:
 
 
 def _unquoted(text: str) -> str:
-    if text in ("true", "false"):
-        return "1" if text == "true" else ""
-    if text.startswith('"'):
-        text = text[1:-1].replace("\\u000a", "\n").replace('\\"', '"').replace("\\\\", "\\")
+    text = text[1:-1]
+    if "\\" in text:
+        text = text.replace("\\u000a", "\n").replace('\\"', '"').replace("\\\\", "\\")
     return text
+
+
+_READ: dict[str, Callable[[str], object]] = {
+    "int": int,
+    "float": float,
+    "bool": lambda text: text == "true",
+    "str": _unquoted,
+}
 
 
 def read_facts(paths: NodePaths, ctid: int) -> Facts | None:
@@ -77,14 +84,8 @@ def read_facts(paths: NodePaths, ctid: int) -> Facts | None:
     kinds = Facts.__annotations__
     try:
         for row in rows[1:-2]:
-            name, _, text = row.strip().removesuffix(",").partition(": ")
-            name, value = name.strip('"'), _unquoted(text)
-            kind = kinds[name]
-            given[name] = (
-                int(value) if kind == "int" else float(value) if kind == "float" else value
-            )
-            if kind == "bool":
-                given[name] = bool(value)
+            name, _, text = row[2:].partition('": ')  # as written: ` "name": text,`
+            given[name] = _READ[kinds[name]](text.removesuffix(","))
         return Facts(**given)  # type: ignore[arg-type]
     except (KeyError, ValueError, TypeError):
         return None  # cut short by a full disk or a power failure: the kernel is asked instead
