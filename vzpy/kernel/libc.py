@@ -84,12 +84,12 @@ NR_openat2 = 437
 NR_mount_setattr = 442
 
 _OLDER = {
-    #             pivot_root seccomp keyctl ioprio_set capset bpf quotactl rt_sigtimedwait
-    "x86_64": (155, 317, 250, 251, 126, 321, 179, 128),
-    "aarch64": (41, 277, 219, 30, 91, 280, 60, 137),
-    "riscv64": (41, 277, 219, 30, 91, 280, 60, 137),
-    "ppc64le": (203, 358, 271, 273, 184, 361, 131, 176),
-    "s390x": (217, 348, 280, 282, 185, 351, 131, 177),
+    #   pivot_root seccomp keyctl ioprio_set capset bpf quotactl rt_sigtimedwait rt_sigaction
+    "x86_64": (155, 317, 250, 251, 126, 321, 179, 128, 13),
+    "aarch64": (41, 277, 219, 30, 91, 280, 60, 137, 134),
+    "riscv64": (41, 277, 219, 30, 91, 280, 60, 137, 134),
+    "ppc64le": (203, 358, 271, 273, 184, 361, 131, 176, 173),
+    "s390x": (217, 348, 280, 282, 185, 351, 131, 177, 174),
 }
 (
     NR_pivot_root,
@@ -100,7 +100,8 @@ _OLDER = {
     NR_bpf,
     NR_quotactl,
     NR_rt_sigtimedwait,
-) = _OLDER.get(os.uname().machine, (-1,) * 8)
+    NR_rt_sigaction,
+) = _OLDER.get(os.uname().machine, (-1,) * 9)
 
 
 def oserror(path: str | bytes | None = None) -> OSError:

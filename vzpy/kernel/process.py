@@ -13,6 +13,7 @@ from vzpy.kernel.libc import (
     NR_ioprio_set,
     NR_keyctl,
     NR_pidfd_send_signal,
+    NR_rt_sigaction,
     c_char,
     c_char_p,
     c_int,
@@ -36,7 +37,7 @@ CLONE_NEWNET = 0x40000000
 CLONE_INTO_CGROUP = 0x200000000
 
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
-SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGWINCH, SIGPWR = 13, 15, 17, 18, 28, 30
+SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGWINCH, SIGPWR = 13, 15, 17, 18, 19, 28, 30
 SIGRTMIN = 34  # as user space counts: glibc keeps 32 and 33
 
 PR_SET_PDEATHSIG = 1
@@ -159,16 +160,19 @@ def reset_personality() -> None:
 
 _UNBLOCK_ALL = bytes(8)
 _SIG_SETMASK = 2
+_SIG_DFL = bytes(32)  # struct sigaction of the kernel: handler, flags, restorer, mask
+_SIGSET_SIZE = 8
 
 
 def default_signals() -> None:
-    """Every signal to SIG_DFL, none blocked (signal(7)): what a parent ignores outlives exec."""
+    """Every signal to SIG_DFL, none blocked (signal(7)): what a parent ignores outlives exec.
+
+    rt_sigaction(2) itself, since the C library keeps 32 and 33 to itself, and a program of another
+    C library that started us may ignore them."""
     for sig in range(1, 65):
-        if sig not in (SIGKILL, 19, 32, 33):
-            libc.signal(sig, None)
+        if sig not in (SIGKILL, SIGSTOP):
+            syscall(NR_rt_sigaction, sig, _SIG_DFL, None, _SIGSET_SIZE)
     libc.sigprocmask(_SIG_SETMASK, _UNBLOCK_ALL + bytes(120), None)
 
 
-libc.signal.argtypes = [c_int, c_void_p]
-libc.signal.restype = c_void_p
 libc.sigprocmask.argtypes = [c_int, c_char_p, c_void_p]
