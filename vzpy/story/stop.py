@@ -25,11 +25,14 @@ def stop(vps: VPS, report: Report, fast: bool = False, umount: bool = True) -> N
 
     Raises VzError: 79 N.stop failed and it keeps running, 33 it does not die, 51, 79."""
     facts = vps.facts()
+    try:
+        init = os.pidfd_open(facts.pid) if facts else -1
+    except ProcessLookupError:
+        facts = None  # it has ended this moment
     if facts is None:
         teardown.settle(vps, report)
         report(NotRunningToStop())
         return
-    init = os.pidfd_open(facts.pid)
     try:
         cgroups.freeze(facts.cgroup, False)  # the frozen run no script, and hear only SIGKILL
         fault("stop-script")
