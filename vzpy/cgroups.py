@@ -47,16 +47,23 @@ def path_of(node: str, ctid: int) -> str:
 def make(path: str, ids: IdRange) -> None:
     """vz/N and vz/N/ve, with every controller at hand passed down to both. Existing is success."""
     node = os.path.dirname(path)
-    os.makedirs(node, exist_ok=True)
+    mkdir(node)
     enable(os.path.dirname(node))
     enable(node)
     for directory in (path, f"{path}/ve"):
-        try:
-            os.mkdir(directory, 0o755)
-        except FileExistsError:
-            pass
+        mkdir(directory)
     enable(path)
     delegate(f"{path}/ve", ids)
+
+
+def mkdir(path: str) -> None:
+    """Existing is success. Whatever our umask: kernels (6.1 does) walk down to the root of a cgroup
+    namespace with the rights of who mounts cgroup2 in it."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    os.chmod(path, 0o755)
 
 
 def enable(path: str) -> None:
@@ -122,10 +129,7 @@ def _write_limit(path: str, name: str, value: int) -> bool:
 def leaf(path: str, ids: IdRange, name: str) -> str:
     """A delegated cgroup below vz/N/ve for one exec; an old one of that name is taken over."""
     made = f"{path}/ve/{name}"
-    try:
-        os.mkdir(made, 0o755)
-    except FileExistsError:
-        pass
+    mkdir(made)
     delegate(made, ids)
     return made
 

@@ -125,7 +125,7 @@ class VzError(Exception):
     ) -> VzError:
         """The same failure in a user's words: WHAT: [path:] strerror."""
         where = f"{os.fsdecode(err.filename)}: " if err.filename else ""
-        text = os.strerror(err.errno) if err.errno else str(err)
+        text = err.strerror or str(err)
         return cls(f"{what}: {where}{text}", code, errno=err.errno or 0, step=step, hint=hint)
 
     def __str__(self) -> str:

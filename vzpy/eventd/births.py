@@ -89,6 +89,7 @@ class Births:
         if init in self.ending:
             return
         if not state.alive(facts):
+            self.reap()  # it may have ended since the last look
             self.ended(init, self.unclaimed.pop(init.pid, None))
         elif proc.parent(init.pid) == os.getpid():
             self.children[init.pid] = init

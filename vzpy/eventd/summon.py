@@ -169,7 +169,8 @@ def _own_cgroup(paths: NodePaths) -> int:
     cgroup would end with the session that happened to start the first VPS."""
     try:
         leaf = _leaf(paths)
-        os.makedirs(leaf, exist_ok=True)
+        cgroups.mkdir(os.path.dirname(leaf))
+        cgroups.mkdir(leaf)
         return os.open(f"{leaf}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return -1
