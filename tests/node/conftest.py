@@ -144,7 +144,7 @@ def leaks(request):
     bed = request.getfixturevalue("bed")
     before = tools.Traces(bed.folder, bed.cgroups)
     yield
-    end = time.monotonic() + 10
+    end = time.monotonic() + 10 * tools.PATIENCE
     # The remover of private areas works in the background, and what was killed takes its time.
     while left := tools.Traces(bed.folder, bed.cgroups).since(before):
         if time.monotonic() > end or not any(x.startswith(("process", "to be")) for x in left):

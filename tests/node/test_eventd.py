@@ -177,7 +177,7 @@ def test_a_guest_that_hangs_its_start_script_keeps_nobody_from_being_put_away(no
         Path(node.paths.conf, f"{vps.ctid}.start").write_text("#!/bin/sh\nsleep 1000\n")
         vps.exec(["reboot", "-f"])
     for vps in hanging:
-        tools.wait_for(lambda: vps.facts() and vps.facts().pid != before[vps], 5)  # noqa: B023
+        tools.wait_for(lambda: (now := vps.facts()) and now.pid != before[vps], 5)  # noqa: B023
     other.exec(["halt", "-f"])
     tools.wait_for(lambda: is_clean(other), 2, "put away")
     for vps in hanging:
@@ -219,7 +219,7 @@ def test_after_a_kill_vpss_run_and_the_next_one_adopts_them(vps):
     say(vps, "back")
     tools.wait_for(lambda: b"back" in shown(vps), 2, "console")
     vps.exec(["reboot", "-f"])  # seen by one that is not the parent
-    tools.wait_for(lambda: vps.facts() and vps.facts().pid != init, 3, "started again")
+    tools.wait_for(lambda: (now := vps.facts()) and now.pid != init, 3, "started again")
 
 
 def test_what_ended_while_there_was_no_daemon_is_cleaned_up_by_the_next(vps):

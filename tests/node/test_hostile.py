@@ -167,7 +167,7 @@ def test_strange_files_of_a_template(own, changes):
         assert str(node.vps(101).status).endswith("unmounted down")
     else:
         assert sh(vps, "echo x >/dev/null; hostname") == "h.example\n"
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 30 * tools.PATIENCE
 
 
 class TestInit:
@@ -289,7 +289,7 @@ def write(vps, path: str, content: bytes) -> None:
     at.write_bytes(content)
 
 
-def test_poisoned_trees_run_nothing(node, monkeypatch, vzctl):
+def test_poisoned_trees_run_nothing(parent, node, monkeypatch, vzctl):
     """After the guest's root is entered a lazy import, a codec or NSS would run the guest's code
     as the host's root (DESIGN 2.4). Nothing there is even opened."""
     vps = node.create(101, layout="simfs")
@@ -342,7 +342,7 @@ class TestGuest:
     def gone(self, vps) -> None:
         begun = time.monotonic()
         vps.stop(fast=True)
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - begun < 30 * tools.PATIENCE
         assert str(vps.status) == DOWN
 
     def test_another_thing_in_place_of_ptmx(self, up, vzctl):
@@ -399,9 +399,9 @@ class TestGuest:
         begun = time.monotonic()
         for _ in range(3):
             with pytest.raises(VzError) as caught:
-                up.exec(["sleep", "50"], timeout=1)
+                up.exec(["sleep", "3600"], timeout=1)
             assert caught.value.code == Exit.EXEC_TIMEOUT
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < 20 * tools.PATIENCE
         self.gone(up)
 
     def test_a_program_frozen_before_it_is_one(self, up, monkeypatch):
@@ -416,7 +416,8 @@ class TestGuest:
         begun = time.monotonic()
         with pytest.raises(VzError) as caught:
             up.exec(["true"])
-        assert caught.value.code == Exit.EXEC_TIMEOUT and time.monotonic() - begun < 10
+        assert caught.value.code == Exit.EXEC_TIMEOUT
+        assert time.monotonic() - begun < 10 * tools.PATIENCE
         monkeypatch.undo()
         assert sh(up, "ps | grep -c [p]ython || true") == "0\n"
         assert not list(Path(up.running().cgroup, "ve").glob(".vz-*"))
@@ -427,7 +428,7 @@ class TestGuest:
                  " [ $p != 1 ] && [ $p != $$ ] && kill -STOP $p; done 2>/dev/null; done)"
                  " >/dev/null 2>&1 & sleep 0.1"], timeout=5)
         with pytest.raises(VzError) as caught:
-            up.exec(["sleep", "50"], timeout=1)
+            up.exec(["sleep", "3600"], timeout=1)
         assert caught.value.code == Exit.EXEC_TIMEOUT
         self.gone(up)
 
@@ -435,8 +436,8 @@ class TestGuest:
         """The pipes of every command are kept open by somebody inside."""
         begun = time.monotonic()
         for _ in range(5):
-            assert vzctl("exec", 101, "sleep 500 & echo in").stdout == "in\n"
-        assert time.monotonic() - begun < 15
+            assert vzctl("exec", 101, "sleep 3600 & echo in").stdout == "in\n"
+        assert time.monotonic() - begun < 15 * tools.PATIENCE
         self.gone(up)
 
     def test_rights_taken_from_everything(self, up, vzctl):
@@ -490,7 +491,7 @@ class TestGuest:
         vps.start()
         begun = time.monotonic()
         vps.stop()
-        assert time.monotonic() - begun < 20
+        assert time.monotonic() - begun < 20 * tools.PATIENCE
         assert str(vps.status) == DOWN
 
 
@@ -502,7 +503,7 @@ def flood(node, count: int) -> None:
     assert len(sh(vps, "echo /proc/[0-9]*").split()) > count
     begun = time.monotonic()
     vps.stop(fast=True)
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 60 * tools.PATIENCE
     assert str(vps.status) == DOWN
 
 
