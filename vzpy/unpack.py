@@ -80,6 +80,9 @@ def _decompressor(tarball: str, source: int) -> str | None:
     )
 
 
+_GZIP_MOST = 1032  # bytes from one, at the most
+
+
 def content_size(source: int) -> int:
     """Bytes in the tarball when it is decompressed: known for plain and gzip, else a guess."""
     size = os.fstat(source).st_size
@@ -88,7 +91,8 @@ def content_size(source: int) -> int:
         return size
     if found[1] == "gzip" and size >= 18:
         content = int.from_bytes(os.pread(source, 4, size - 4), "little")
-        if content > size * 0.9:  # else it is too large to be told: it is given modulo 2^32
+        # Smaller, it is given modulo 2^32; larger than deflate can do, the file is cut short.
+        if size * 0.9 < content < size * _GZIP_MOST:
             return content
     return int(size * found[3])
 
