@@ -71,7 +71,7 @@ PACKAGES = (
 
 MKE2FS = ("-t", "ext4", "-q", "-F", "-I", "256", "-L", "vzroot", "-O", "project,quota")
 MKE2FS_QUOTAS = ("-E", "quotatype=usrquota:grpquota:prjquota,lazy_itable_init=1")
-ROOT_SIZE = "4G"
+ROOT_SIZE = "8G"
 
 # What the tests run with inside is read from pyproject.toml; the linters stay outside.
 REQUIREMENT_GROUPS = ("dev", "test", "tests")

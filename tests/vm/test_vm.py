@@ -17,7 +17,7 @@ import pytest
 
 from . import boot, vm
 from .build import CHECKOUT
-from .host import VMError, cache_dir, check_machine, ensure_packages, remove
+from .host import VMError, cache_dir, check_machine, ensure_packages
 
 pytestmark = pytest.mark.vm
 
@@ -52,15 +52,14 @@ def counts(junit: Path) -> dict[str, int]:
 
 def pytest_inside(
     capsys: pytest.CaptureFixture[str],
-    name: str,
+    results: Path,
     words: list[str],
     *,
     timeout_s: float,
     disks: tuple[str, ...] = (),
 ) -> dict[str, int]:
     """Its output is shown while it comes: a run under emulation takes minutes."""
-    templates, results = cache_dir() / "templates", cache_dir() / f"results-{name}"
-    remove(results)
+    templates = cache_dir() / "templates"
     with capsys.disabled():
         print(flush=True)
         outcome = vm.run_command(
@@ -94,20 +93,22 @@ def ensure_debian_template() -> None:
     assert "None" not in done.stdout, "no Debian template in the cache, and none can be built"
 
 
-def test_machine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["-q", "tests/vm/inside_machine.py"]
-    ran = pytest_inside(capsys, "machine", words, timeout_s=300, disks=("2G",))
+    ran = pytest_inside(capsys, tmp_path, words, timeout_s=300, disks=("2G",))
     assert ran["tests"] >= 8 and not ran["skipped"]
 
 
-def test_node(capsys: pytest.CaptureFixture[str]) -> None:
+def test_node(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     if not any((CHECKOUT / "tests/node").glob("test_*.py")):
         pytest.skip("there are no node tests")
     ensure_packages(("mmdebstrap",))
     ensure_debian_template()
     words = ["-v", "-p", "no:cacheprovider", "--timeout=600"]
+    # What they leave in tmp_path adds up to gigabytes.
+    words += ["-o", "tmp_path_retention_policy=none"]
     words += shlex.split(os.environ.get("VZ_TEST_VM_ARGS", NODE_TESTS))
-    ran = pytest_inside(capsys, "node", words, timeout_s=NODE_TIMEOUT_S, disks=("2G", "2G"))
+    ran = pytest_inside(capsys, tmp_path, words, timeout_s=NODE_TIMEOUT_S, disks=("2G", "2G"))
     assert ran["tests"] > 0
     assert ran["skipped"] == 0
 
