@@ -19,7 +19,7 @@ help:
 	@echo 'make demo       the life of a VPS on this machine, in ./demo.run'
 	@echo 'make test       everything: linters, unit, node and VM suites'
 	@echo 'make test-fast  linters, unit tests and the heart of the node suite'
-	@echo 'make test-vm    all of the node suite in the virtual machine (an hour)'
+	@echo 'make test-vm    all of the node suite in the virtual machine (up to an hour)'
 	@echo 'make lint       ruff, mypy --strict, shellcheck, the floors'
 	@echo 'make docs       man pages and completions, from the tables'
 	@echo 'make bench      figures against crun, runc, lxc and podman'
