@@ -218,6 +218,7 @@ def freeze(path: str, on: bool, timeout: float = 10) -> bool:
 
 
 def kill(path: str) -> None:
+    """SIGKILL to the whole subtree at once (cgroup.kill, Linux 5.14). Absence is success."""
     try:
         write(path, "cgroup.kill", "1")
     except FileNotFoundError:

@@ -152,12 +152,8 @@ def _oom_score_0() -> None:
         os.close(fd)
 
 
-def write_maps(pid: int, ids: IdRange) -> None:
-    """uid_map and gid_map of a new user namespace (user_namespaces(7))."""
-    _write_maps(pid, ids.map_text())
-
-
-def _write_maps(pid: int, text: bytes) -> None:
+def write_maps(pid: int, text: bytes) -> None:
+    """uid_map and gid_map, the same, of a new user namespace (user_namespaces(7))."""
     for kind in ("uid_map", "gid_map"):
         fd = os.open(f"/proc/{pid}/{kind}", os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -195,7 +191,7 @@ def idmap_userns(text: bytes) -> int:
     _can_wait()
     pid = p.zombie(p.CLONE_NEWUSER)
     try:
-        _write_maps(pid, text)
+        write_maps(pid, text)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.waitpid(pid, 0)

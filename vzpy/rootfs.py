@@ -260,9 +260,6 @@ class Seen:
     shm_size: str = ""  # of /dev/shm, e.g. "86016k"; "" = the kernel's default
 
 
-Step = "Place | Make"
-
-
 def plan(seen: Seen) -> list[Place | Make]:
     """Everything a VPS finds mounted, in order.
 

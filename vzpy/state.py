@@ -97,9 +97,6 @@ def find(paths: NodePaths, ctid: int) -> Facts | None:
     return facts if facts and alive(facts) else None
 
 
-find_init = find
-
-
 def alive(facts: Facts) -> bool:
     try:
         return starttime(facts.pid) == facts.starttime and facts.boot_id == boot_id()

@@ -60,10 +60,6 @@ class Channel:
         a, b = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         return cls(a), cls(b)
 
-    @classmethod
-    def of_fd(cls, fd: int) -> Channel:
-        return cls(_socket.socket(fileno=fd))
-
     def fileno(self) -> int:
         return self.sock.fileno()
 

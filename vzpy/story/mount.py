@@ -93,7 +93,9 @@ def umount(vps: VPS, report: Report) -> None:
 
 
 def umount_root(vps: VPS, root: str, report: Report, hooks: bool = True) -> None:
-    """Unmount VE_ROOT and what lies below it. Absence is success."""
+    """Unmount VE_ROOT and what lies below it; one that is not mounted runs no script either."""
+    if not rootfs.is_mounted(root):
+        return
     if hooks:
         fault("umount-script")
         scripts.run(vps.node.paths, vps.ctid, "umount")

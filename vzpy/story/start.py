@@ -125,8 +125,7 @@ def prepared(
     bare    without action scripts: for what runs in a stopped VPS
     Returns the facts, and the parameters that this node does not apply."""
     node, ctid = vps.node, vps.ctid
-    if rootfs.is_mounted(vps.root):
-        umount_root(vps, vps.root, report, hooks=not bare)
+    umount_root(vps, vps.root, report, hooks=not bare)
     _step("owner", report)
     owner.settle(vps, report)
     _step("note", report)
@@ -134,7 +133,7 @@ def prepared(
     cgroup = cgroups.path_of(node.paths.cgroup, ctid)
     undo.callback(forget, node.paths, ctid)
     state.write_facts(node.paths, facts_of(vps, 0, cgroup))
-    undo.callback(_umount, vps, report)
+    undo.callback(umount_root, vps, vps.root, report, hooks=False)
     mount_root(vps, report, hooks=not bare)
 
     _step("cgroup", report)
@@ -152,7 +151,7 @@ def prepared(
     if not keeper.by_daemon:
         undo.callback(enter.reap, pid)
     _step("maps", report)
-    ns.write_maps(pid, vps.ids)
+    ns.write_maps(pid, vps.ids.map_text())
     _step("facts", report)
     facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon)
     state.write_facts(node.paths, facts)
@@ -161,11 +160,6 @@ def prepared(
     if (console := talk.ready()) >= 0:
         keeper.keep_console(console)
     return facts, not_applied
-
-
-def _umount(vps: VPS, report: Report) -> None:
-    if rootfs.is_mounted(vps.root):
-        umount_root(vps, vps.root, report, hooks=False)
 
 
 def _step(name: str, report: Report) -> None:
@@ -202,12 +196,13 @@ def prepare(
     kind = inits.kind_in_tree(tree)
     if hostname := vps.config.value("HOSTNAME"):
         dist.set_hostname(tree, hostname, vps.ids)
+    uuid = vps.uuid
     container = "lxc" if inits.uses_openrc(tree) else inits.INITS[kind].container
     env = {
         "HOME": "/",
         "TERM": "linux",
         "container": container,
-        "container_uuid": vps.uuid,
+        "container_uuid": uuid,
     }
     notify = talk.wait and kind == "systemd"
     if notify:
@@ -220,7 +215,7 @@ def prepare(
         env=tuple((k.encode(), v.encode()) for k, v in env.items()),
         capabilities=capabilities.bounding(vps.config.value("CAPABILITY") or {}),
         filter=syscalls.program(vps.node.paths.state),
-        seen=rootfs.Seen(container=container, uuid=vps.uuid),
+        seen=rootfs.Seen(container=container, uuid=uuid),
         below=tuple(path for path, _ in below),
         kind=kind,
         pty=pty,
@@ -239,6 +234,7 @@ def facts_of(
     vps: VPS, pid: int, cgroup: str, kind: str = "unknown", by_daemon: bool = False
 ) -> Facts:
     """pid  0 while there is no init yet"""
+    ids = vps.ids
     return Facts(
         ctid=vps.ctid,
         pid=pid,
@@ -247,8 +243,8 @@ def facts_of(
         layout=vps.layout,
         private=vps.private,
         root=vps.root,
-        base=vps.ids.base,
-        count=vps.ids.count,
+        base=ids.base,
+        count=ids.count,
         cgroup=cgroup,
         init=kind,
         daemon=by_daemon,

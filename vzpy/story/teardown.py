@@ -3,7 +3,7 @@ daemon does after a halt from inside. Idempotent: whatever is already gone is su
 
 from __future__ import annotations
 
-from vzpy import cgroups, rootfs, state
+from vzpy import cgroups, state
 from vzpy.errors import Exit, VzError
 from vzpy.fault import fault
 from vzpy.story.mount import umount_root
@@ -31,7 +31,7 @@ def put_away(vps: VPS, facts: Facts, report: Report, umount: bool = True) -> Non
 
     Raises VzError 51, 79; the state is dropped all the same."""
     try:
-        if umount and rootfs.is_mounted(facts.root):
+        if umount:
             umount_root(vps, facts.root, report)
     finally:
         forget(vps.node.paths, vps.ctid)
