@@ -27,8 +27,8 @@ ROOMS = {
     "template": {"template", "caches", "recipe", "busybox", "mmdebstrap", "aptsources", "treecheck",
                  "unpack", "untar", "vztmp"},
 }
-FLOOR_3 = {"sync", "child", "story", "vps", "node", "eventd", "nodesetup", "doctor", "listing",
-           "columns"}
+FLOOR_3 = {"sync", "child", "story", "identity", "vps", "node", "eventd", "nodesetup", "doctor",
+           "listing", "columns"}
 FLOOR_4 = {"cli", "commands", "manpages"}
 
 HEAVY = {"re", "typing", "dataclasses", "json", "enum", "contextlib", "subprocess", "pathlib",

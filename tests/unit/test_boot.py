@@ -11,10 +11,10 @@ import pytest
 
 from vzpy import config, events
 from vzpy.errors import Exit, VzError
+from vzpy.identity import Status
 from vzpy.log import Log
 from vzpy.model import NodePaths
 from vzpy.story import boot
-from vzpy.vps import Status
 
 
 class VPS:

@@ -16,31 +16,14 @@ from vzpy.events import (
     NotApplied,
     NotSaving,
     RestartNeeded,
-    UbSet,
     Unsaved,
     UnsavedRunning,
     Warned,
     silent,
 )
-from vzpy.params import (
-    BY_KEY,
-    CAPS,
-    CORE,
-    CPU,
-    DEV,
-    DISK,
-    FILTER,
-    GLOBAL,
-    IO,
-    NET,
-    NETDEV,
-    NOT_FROM_SAMPLE,
-    NOT_RUNNING,
-    PCI,
-    UBC,
-    VETH,
-)
-from vzpy.story.served import SERVED, unserved
+from vzpy.params import BY_KEY, CORE, GLOBAL, NOT_FROM_SAMPLE, NOT_RUNNING, UBC
+from vzpy.story import live
+from vzpy.story.served import unserved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,13 +35,6 @@ if TYPE_CHECKING:
     from vzpy.vps import VPS
 
 OPTIONS = {options.keyword(option): option for option in BY_NAME["set"].options}
-# The exit code of a group of parameters that could not be applied.
-_FAILED = {
-    UBC: Exit.SETUBC, CPU: Exit.SETFSHD, IO: Exit.SET_IO, NET: Exit.CANT_ADDIP, VETH: Exit.VETH,
-    NETDEV: Exit.NETDEV, DEV: Exit.SET_DEVICES, PCI: Exit.SET_DEVICES, DISK: Exit.DQ_SET,
-    FILTER: Exit.SET_IPTABLES, CAPS: Exit.SET_CAP,
-}
-
 
 def set_params(vps: VPS, params: Mapping[str, object], save: bool, report: Report) -> None:
     """Change parameters, given as the keywords of `vzctl set`; the VPS's lock is held.
@@ -72,7 +48,9 @@ def set_params(vps: VPS, params: Mapping[str, object], save: bool, report: Repor
     if "reset_ub" in given:
         if facts is None:
             raise NotRunning(NOT_RUNNING[UBC])
-        _apply_limits(facts, vps.config, ("NUMPROC",), report)
+        from vzpy.story import limits
+
+        limits.live(live.Change(vps, facts, vps.config, vps.config, ("NUMPROC",)), report)
         return
     if not vps.config.exists:
         report(ConfMissing(path=vps.conf_path))
@@ -165,21 +143,15 @@ def _on_running(
     for key in ("VE_ROOT", "VE_PRIVATE"):
         if key in changed:
             raise AlreadyRunning(f"Unable to change {key} on a running container")
-    live = [key for key in changed if BY_KEY[key].room and not BY_KEY[key].restart]
-    missing = unserved(live)
+    keys = tuple(key for key in changed if BY_KEY[key].room and not BY_KEY[key].restart)
+    missing = unserved(keys)
     if missing and not save:
-        code = next(_FAILED.get(BY_KEY[k].room, Exit.SYSTEM) for k in live if unserved([k]))
-        raise _not_possible(missing, code)
-    merged = vps.node.config.vps(vps.ctid, vps.conf_path, changed)
-    limits = [key for key in live if key in SERVED and BY_KEY[key].room in (UBC, CPU)]
+        raise live.not_possible(missing, [key for key in keys if unserved([key])])
+    change = live.Change(
+        vps, facts, vps.config, vps.node.config.vps(vps.ctid, vps.conf_path, changed), keys
+    )
     try:
-        refused = _apply_limits(facts, merged, limits, report) if limits else []
-        if refused and not save:
-            _apply_limits(facts, vps.config, (), report)
-            code = _FAILED[BY_KEY[refused[0].upper()].room]
-            raise _not_possible(refused, code)
-        if "HOSTNAME" in changed:
-            set_hostname(facts, changed["HOSTNAME"])
+        refused = live.apply(change, save, report)
     except VzError as err:
         if not save:
             raise
@@ -187,34 +159,6 @@ def _on_running(
         raise VzError(ApplyFailed.text, err.code) from err
     if missing or refused:
         report(NotApplied(what=", ".join(missing + refused)))
-
-
-def _not_possible(what: list[str], code: int) -> VzError:
-    return VzError(f"Error: cannot be applied on this node: {', '.join(what)}", code)
-
-
-def _apply_limits(
-    facts: Facts, conf: config.Config, keys: list[str] | tuple[str, ...], report: Report
-) -> list[str]:
-    """Write the limits of a configuration and tell of the changed keys that took effect; returns
-    the options of those that did not. Raises VzError 28."""
-    from vzpy import cgroups, ubc
-    from vzpy.events import CpuLimit, Cpus, CpuUnits
-
-    if ubc.is_vswap(conf) and conf.value("SWAPPAGES") is None and "PHYSPAGES" in keys:
-        raise VzError(
-            "Error: required UB parameter (swap) not set", Exit.NOTENOUGHUBCPARAMS
-        )
-    limits = ubc.limits(conf)
-    not_applied = ubc.explain(cgroups.limit(facts.cgroup, limits), limits)
-    refused = [key.lower() for key in keys if key.lower() in not_applied]
-    done = [key for key in keys if key.lower() not in refused]
-    if any(BY_KEY[key].room == UBC for key in done):
-        report(UbSet())
-    for key, event in (("CPULIMIT", CpuLimit), ("CPUUNITS", CpuUnits), ("CPUS", Cpus)):
-        if key in done:
-            report(event(value=conf.value(key)))
-    return refused
 
 
 def _needs_restart(
@@ -240,31 +184,6 @@ def _needs_restart(
     return bool(lines)
 
 
-def set_hostname(facts: Facts, hostname: str) -> None:
-    """Give a running VPS a host name: in its files, then in its UTS namespace."""
-    from vzpy import dist
-    from vzpy.kernel import process
-    from vzpy.model import IdRange
-
-    root = os.open(f"/proc/{facts.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    init = os.pidfd_open(facts.pid)
-    try:
-        dist.set_hostname(root, hostname, IdRange(facts.base, facts.count))
-        pid = os.fork()  # the namespace of a thread among others cannot be changed and changed back
-        if pid == 0:
-            try:
-                process.setns(init, process.CLONE_NEWUTS)
-                process.sethostname(os.fsencode(hostname))
-                os._exit(0)
-            finally:
-                os._exit(1)
-        if os.waitpid(pid, 0)[1]:
-            raise VzError(f"Unable to set host name {hostname}", Exit.SETLUID)
-    finally:
-        os.close(init)
-        os.close(root)
-
-
 def _restart(vps: VPS, report: Report) -> None:
     from vzpy.story.start import start
     from vzpy.story.stop import stop
@@ -280,7 +199,7 @@ def _on_host(changed: Mapping[str, str], save: bool, report: Report) -> None:
     """CT0 is the node itself, whose limits are its administrator's: 0.conf keeps what is asked."""
     what = [BY_KEY[key].option or key.lower() for key in changed if BY_KEY[key].room != CORE]
     if what and not save:
-        raise _not_possible(what, Exit.SETUBC)
+        raise live.not_possible(what, ["NUMPROC"])
     if what:
         report(NotApplied(what=", ".join(what)))
 

@@ -11,8 +11,6 @@ from contextlib import ExitStack, contextmanager
 from vzpy import capabilities, cgroups, child, dist, inits, ns, rootfs, state, syscalls, ubc
 from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import (
-    CpuLimit,
-    CpuUnits,
     NotApplied,
     Started,
     StartFailed,
@@ -24,7 +22,7 @@ from vzpy.events import (
 from vzpy.fault import fault
 from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts
-from vzpy.story import ctscript, enter, owner, parent
+from vzpy.story import ctscript, enter, limits, owner, parent
 from vzpy.story.mount import mount_root, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
@@ -141,7 +139,7 @@ def prepared(
     undo.callback(remove_cgroup, cgroup)
     cgroups.make(cgroup, vps.ids)
     _step("limits", report)
-    not_applied = set_limits(vps, cgroup, report)
+    not_applied = [*limits.before_birth(vps, cgroup, report), *unserved_of(vps.config)]
 
     _step("launch", report)
     birth, handed = prepare(vps, cgroup, talk, pty=keeper.by_daemon)
@@ -175,16 +173,6 @@ def stopped_but_entered(vps: VPS) -> Iterator[Facts]:
         with _told(silent):
             facts = prepared(vps, silent, undo, talk, parent.Caller(), bare=True)[0]
         yield facts
-
-
-def set_limits(vps: VPS, cgroup: str, report: Report) -> list[str]:
-    """Write the limits before the first process is born; what is left over is told once."""
-    limits = ubc.limits(vps.config)
-    refused = cgroups.limit(cgroup, limits)
-    if (percent := vps.config.value("CPULIMIT")) and "cpu.max" not in refused:
-        report(CpuLimit(value=percent))
-    report(CpuUnits(value=vps.config.value("CPUUNITS") or ubc.DEFAULT_CPUUNITS))
-    return [*ubc.explain(refused, limits), *unserved_of(vps.config)]
 
 
 def prepare(
