@@ -70,16 +70,26 @@ class VPS(Identity):
             destroy(self, report)
         self.reload()
 
-    def start(self, *, wait: bool = False, force: bool = False, report: Report = silent) -> None:
+    def start(
+        self,
+        *,
+        wait: bool = False,
+        force: bool = False,
+        remount: bool = True,
+        setup: bool = True,
+        report: Report = silent,
+    ) -> None:
         """Start; with `wait` return when the VPS says that it has booted.
 
+        remount  False: use the root as it is mounted
+        setup    False: leave host name, address and DNS in its files alone
         Raises VzError: 32 running, 105 disabled, 43, 47, 50, 79, 133 and more (vzctl-cli 2.2)."""
-        from vzpy.story.start import start
+        from vzpy.story.start import Manner, start
 
         self.require()
         with self.locked(report):
             self._settle(report)
-            start(self, report, force, wait)
+            start(self, report, Manner(force=force, wait=wait, remount=remount, setup=setup))
 
     def stop(self, *, fast: bool = False, umount: bool = True, report: Report = silent) -> None:
         """Halt by the means of its init, else kill; unmount.
@@ -97,19 +107,23 @@ class VPS(Identity):
         wait: bool = False,
         force: bool = False,
         fast: bool = False,
+        umount: bool = True,
+        remount: bool = True,
+        setup: bool = True,
         report: Report = silent,
     ) -> None:
+        """stop() and start() under one lock; a stopped VPS is started."""
         from vzpy.events import Restarting
-        from vzpy.story.start import start
+        from vzpy.story.start import Manner, start
         from vzpy.story.stop import stop
 
         self.require()
         with self.locked(report):
             report(Restarting())
             if self.facts():
-                stop(self, report, fast)
+                stop(self, report, fast, umount)
             self._settle(report)
-            start(self, report, force, wait)
+            start(self, report, Manner(force=force, wait=wait, remount=remount, setup=setup))
 
     def mount(self, *, report: Report = silent) -> None:
         from vzpy.story.mount import mount

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import tools
+from vzpy import scripts
+from vzpy.kernel import mount as m
+
 
 @pytest.fixture
 def script(node, tmp_path):
@@ -134,3 +138,50 @@ def test_a_start_script_that_fails_stops_the_start(node, vps, vzctl):
     Path(f"{node.paths.conf}/101.start").write_text("exit 3\n")
     assert vzctl("start", 101).code == 79
     assert vzctl("status", 101).stdout == "CTID 101 exist unmounted down\n"
+
+
+def test_prestart_helper(vps, vzctl, tmp_path):
+    """vps-prestart of the machine runs once the root is mounted, before the VPS is made."""
+    m.mount("none", "/usr/libexec", "tmpfs", 0)  # seen by this session alone
+    try:
+        helper = Path(scripts.HELPERS) / "vps-prestart"
+        helper.parent.mkdir(parents=True)
+        helper.write_text(f'#!/bin/sh\n. "$VE_CONFFILE"\nmountpoint -q "$VE_ROOT" && echo $VEID\n'
+                          f"[ ! -e {tmp_path}/bad ]\n")
+        helper.chmod(0o755)
+        done = vzctl("start", 101)
+        assert done.code == 0 and "Container is mounted\n101\n" in done.stdout
+        vps.stop(fast=True)
+        (tmp_path / "bad").touch()
+        done = vzctl("start", 101)
+        assert done.code == 79 and f"Error executing prestart script {helper}" in done.stderr
+        assert str(vps.status) == "exist unmounted down"
+    finally:
+        m.umount2("/usr/libexec", m.MNT_DETACH)
+
+
+def test_skip_remount_uses_the_root_as_it_is(vps, script, vzctl):
+    script("101.mount", '. "$VE_CONFFILE"; mount -t tmpfs mine "$VE_ROOT/mnt"')
+    vps.mount()
+    assert vzctl("start", 101, "--skip-remount").code == 0
+    assert tools.sh(vps, "grep -c ' /mnt tmpfs' /proc/mounts") == "1\n"
+    assert script.said() == ["101.mount"]
+    assert vzctl("restart", 101, "--fast", "--skip-umount", "--skip-remount").code == 0
+    assert script.said() == []
+    assert vzctl("restart", 101, "--fast").code == 0
+    assert script.said() == ["101.mount"]
+
+
+def test_a_failed_start_leaves_a_root_that_it_did_not_mount(vps, script, vzctl):
+    Path(f"{vps.node.paths.conf}/101.start").write_text("exit 1\n")
+    vps.mount()
+    assert vzctl("start", 101, "--skip-remount").code == 79
+    assert str(vps.status) == "exist mounted down"
+
+
+def test_skip_ve_setup_leaves_the_files_alone(vps, vzctl):
+    vps.set(hostname="fresh.example")
+    assert vzctl("start", 101, "--skip_ve_setup").code == 0
+    assert tools.sh(vps, "cat /etc/hostname 2>/dev/null; hostname") != "fresh.example\n" * 2
+    assert vzctl("restart", 101, "--fast").code == 0
+    assert tools.sh(vps, "cat /etc/hostname; hostname") == "fresh.example\n" * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vzpy.commands.bar import OwnersBar
+from vzpy.commands.vzctl_start import manner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
 
 def run(call: Call) -> int:
     given = call.given
-    call.tell_unserved("skip_remount", "skip_ve_setup", "skip_umount")
-    wait, force, fast = ("wait" in given, "force" in given, "fast" in given)
     with OwnersBar(call.out) as report:
-        call.vps.restart(wait=wait, force=force, fast=fast, report=report)
+        call.vps.restart(
+            fast="fast" in given, umount="skip_umount" not in given, **manner(call), report=report
+        )
     return 0

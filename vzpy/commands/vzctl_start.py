@@ -10,8 +10,17 @@ if TYPE_CHECKING:
 
 
 def run(call: Call) -> int:
-    given = call.given
-    call.tell_unserved("skip_remount", "skip_ve_setup")
     with OwnersBar(call.out) as report:
-        call.vps.start(wait="wait" in given, force="force" in given, report=report)
+        call.vps.start(**manner(call), report=report)
     return 0
+
+
+def manner(call: Call) -> dict[str, bool]:
+    """The flags of a start as keywords of VPS.start()."""
+    given = call.given
+    return {
+        "wait": "wait" in given,
+        "force": "force" in given,
+        "remount": "skip_remount" not in given,
+        "setup": "skip_ve_setup" not in given,
+    }

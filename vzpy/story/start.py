@@ -8,7 +8,19 @@ import os
 import time
 from contextlib import ExitStack, contextmanager
 
-from vzpy import capabilities, cgroups, child, dist, inits, ns, rootfs, state, syscalls, ubc
+from vzpy import (
+    capabilities,
+    cgroups,
+    child,
+    dist,
+    inits,
+    ns,
+    rootfs,
+    scripts,
+    state,
+    syscalls,
+    ubc,
+)
 from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import (
     NotApplied,
@@ -22,6 +34,7 @@ from vzpy.events import (
 from vzpy.fault import fault
 from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts
+from vzpy.record import record
 from vzpy.story import ctscript, enter, limits, owner, parent
 from vzpy.story.mount import mount_root, umount_root
 from vzpy.story.served import unserved_of
@@ -36,20 +49,34 @@ if TYPE_CHECKING:
     from vzpy.vps import VPS
 
 STEPS = (
-    "owner", "note", "cgroup", "limits", "launch", "maps", "facts", "ready", "start-script", "go",
+    "owner", "note", "prestart-script", "cgroup", "limits", "launch", "maps", "facts", "ready",
+    "start-script", "go",
 )  # fmt: skip
 
 
-def start(vps: VPS, report: Report, force: bool = False, wait: bool = False) -> Facts:
+@record
+class Manner:
+    """How a VPS is started: the flags of `vzctl start`.
+
+    bare  without action scripts: for what runs in a stopped VPS"""
+
+    force: bool = False  # though it is disabled
+    wait: bool = False  # until it has booted
+    remount: bool = True  # its root, where it is mounted already
+    setup: bool = True  # its host name and addresses in its files
+    bare: bool = False
+
+
+def start(vps: VPS, report: Report, manner: Manner = Manner()) -> Facts:  # noqa: B008  # frozen
     """Start a VPS; returns when its init has been executed, with `wait` when it has booted.
 
     Raises VzError: 105 disabled, 43, 32 running, 28, 47, 50, 79 and what the steps raise."""
-    check(vps, force)
+    check(vps, manner.force)
     report(Starting())
     with _told(report), ExitStack() as undo:
-        facts, notify = steps(vps, report, undo, wait)
+        facts, notify = steps(vps, report, undo, manner)
         undo.pop_all()
-    if wait:
+    if manner.wait:
         from vzpy.story import ready
 
         ready.wait(vps, facts, notify, report)
@@ -90,14 +117,14 @@ def check(vps: VPS, force: bool) -> None:
             raise VzError("\n".join(lines), Exit.NOTENOUGHUBCPARAMS)
 
 
-def steps(vps: VPS, report: Report, undo: ExitStack, wait: bool) -> tuple[Facts, int]:
+def steps(vps: VPS, report: Report, undo: ExitStack, manner: Manner) -> tuple[Facts, int]:
     """From nothing to an executed init; what each step has to undo is pushed on `undo`.
 
     Returns the facts, and the descriptor where init tells that it has booted, else -1."""
     with parent.of(vps.node.paths, vps.ctid, report) as keeper, Conversation(
-        report, wait
+        report, manner.wait
     ) as talk:
-        facts, not_applied = prepared(vps, report, undo, talk, keeper)
+        facts, not_applied = prepared(vps, report, undo, talk, keeper, manner)
         _step("start-script", report)
         ctscript.run(vps, facts, "start")
         _step("go", report)
@@ -115,15 +142,16 @@ def prepared(
     undo: ExitStack,
     talk: Conversation,
     keeper: parent.Caller,
-    bare: bool = False,
+    manner: Manner,
 ) -> tuple[Facts, list[str]]:
     """Everything up to READY: a first task that waits inside, in namespaces, limits and root.
 
     keeper  parent of the task, and keeper of its console
-    bare    without action scripts: for what runs in a stopped VPS
     Returns the facts, and the parameters that this node does not apply."""
     node, ctid = vps.node, vps.ctid
-    umount_root(vps, vps.root, report, hooks=not bare)
+    hooks = not manner.bare
+    if manner.remount:
+        umount_root(vps, vps.root, report, hooks)
     _step("owner", report)
     owner.settle(vps, report)
     _step("note", report)
@@ -131,8 +159,12 @@ def prepared(
     cgroup = cgroups.path_of(node.paths.cgroup, ctid)
     undo.callback(forget, node.paths, ctid)
     state.write_facts(node.paths, facts_of(vps, 0, cgroup))
-    undo.callback(umount_root, vps, vps.root, report, hooks=False)
-    mount_root(vps, report, hooks=not bare)
+    if manner.remount or not rootfs.is_mounted(vps.root):
+        undo.callback(umount_root, vps, vps.root, report, hooks=False)
+        mount_root(vps, report, hooks)
+    if hooks:
+        _step("prestart-script", report)
+        scripts.run_prestart(node.paths, ctid)
 
     _step("cgroup", report)
     cgroups.remove(cgroup)  # of a VPS whose state was lost
@@ -142,7 +174,7 @@ def prepared(
     not_applied = [*limits.before_birth(vps, cgroup, report), *unserved_of(vps.config)]
 
     _step("launch", report)
-    birth, handed = prepare(vps, cgroup, talk, pty=keeper.by_daemon)
+    birth, handed = prepare(vps, cgroup, talk, pty=keeper.by_daemon, setup=manner.setup)
     keeper.launch(birth, handed)
     talk.handed_over()
     pid = int(talk.ours.expect(PID)[0])
@@ -171,18 +203,18 @@ def stopped_but_entered(vps: VPS) -> Iterator[Facts]:
     `runscript` and `set --userpasswd` work in (vzctl-cli 2.8, 5). Afterwards it is as before."""
     with ExitStack() as undo, Conversation(silent) as talk:
         with _told(silent):
-            facts = prepared(vps, silent, undo, talk, parent.Caller(), bare=True)[0]
+            facts = prepared(vps, silent, undo, talk, parent.Caller(), Manner(bare=True))[0]
         yield facts
 
 
 def prepare(
-    vps: VPS, cgroup: str, talk: Conversation, pty: bool
+    vps: VPS, cgroup: str, talk: Conversation, pty: bool, setup: bool
 ) -> tuple[child.Birth, child.Handed]:
     """All that the child needs, gathered while the host's paths and libraries are at hand."""
     tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
     talk.hand_over(tree, *(fd for _, fd in below))
     kind = inits.kind_in_tree(tree)
-    if hostname := vps.config.value("HOSTNAME"):
+    if setup and (hostname := vps.config.value("HOSTNAME")):
         dist.set_hostname(tree, hostname, vps.ids)
     uuid = vps.uuid
     container = "lxc" if inits.uses_openrc(tree) else inits.INITS[kind].container
