@@ -6,7 +6,6 @@ import vzpy
 from vzpy import actions, config, names
 from vzpy.commands.output import STDERR, STDOUT, Output, say
 from vzpy.errors import Exit, NoSuchVPS, UsageError, VzError
-from vzpy.events import NotApplied
 from vzpy.model import NodePaths
 from vzpy.node import Node
 
@@ -49,13 +48,6 @@ class Call:
     @property
     def report(self) -> Report:
         return self.out.report
-
-    def tell_unserved(self, *names: str) -> None:
-        """One line for the flags given that this version takes without effect."""
-        given = [name for name in names if name in self.given]
-        flags = [f"--{o.name}" for o in self.action.options if o.name.replace("-", "_") in given]
-        if flags:
-            self.report(NotApplied(what=", ".join(flags)))
 
 
 def main(argv: list[str]) -> int:
