@@ -65,14 +65,14 @@ def _forget_identity(root: int, shift: int) -> None:
 
 
 def _ensure_hosts(root: int, shift: int) -> None:
-    text = _text(root, "etc/hosts")
+    text = text_of(root, "etc/hosts")
     if text is None:
         return
     lines = text.splitlines()
     there = {line.split()[0] for line in lines if line.split()}
     missing = [f"{address}\t{names}" for address, names in LOOPBACK if address not in there]
     if missing:
-        _write_lines(root, "etc/hosts", missing + lines, shift)
+        write_lines(root, "etc/hosts", missing + lines, shift)
 
 
 def spread_crontab(text: bytes, dice: bytes) -> bytes:
@@ -102,13 +102,13 @@ def set_hostname(root: int, hostname: str, ids: IdRange, address: str = "") -> N
         if not key:
             write(root, path, f"{hostname}\n".encode(), shift)
             continue
-        text = _text(root, path)
+        text = text_of(root, path)
         if text is not None:
             lines = [x for x in text.splitlines() if not x.lstrip().startswith(f"{key}=")]
-            _write_lines(root, path, [*lines, f'{key}="{hostname}"'], shift)
-    hosts = _text(root, "etc/hosts")
+            write_lines(root, path, [*lines, f'{key}="{hostname}"'], shift)
+    hosts = text_of(root, "etc/hosts")
     if hosts is not None:
-        _write_lines(root, "etc/hosts", hosts_with(hosts, hostname, address), shift)
+        write_lines(root, "etc/hosts", hosts_with(hosts, hostname, address), shift)
 
 
 def hosts_with(text: str, hostname: str, address: str = "") -> list[str]:
@@ -267,7 +267,25 @@ def remove(root: int, path: str) -> None:
         os.close(folder)
 
 
-def _text(root: int, path: str) -> str | None:
+def make_folder(root: int, path: str, shift: int) -> None:
+    """A directory of the guest's root, 0755; its parent has to be there. Existing is success.
+
+    Raises VzError 3."""
+    parent, name = os.path.split(path)
+    try:
+        folder = openat2(root, parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.mkdir(name, 0o755, dir_fd=folder)
+            os.chown(name, shift, shift, dir_fd=folder, follow_symlinks=False)
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        pass
+    except OSError as err:
+        raise VzError.of(f"Cannot make /{path} in the container", err) from None
+
+
+def text_of(root: int, path: str) -> str | None:
     """The text of a file, "" when it is missing; None when it is something else than a file, which
     its maker will have wanted."""
     content = read(root, path)
@@ -276,5 +294,5 @@ def _text(root: int, path: str) -> str | None:
     return (content or b"").decode("utf-8", "surrogateescape")
 
 
-def _write_lines(root: int, path: str, lines: list[str], shift: int) -> None:
+def write_lines(root: int, path: str, lines: list[str], shift: int) -> None:
     write(root, path, "".join(f"{x}\n" for x in lines).encode("utf-8", "surrogateescape"), shift)

@@ -97,3 +97,17 @@ def test_runscript(vps, vzctl, tmp_path):
     vps.start()
     ran = vzctl("runscript", 101, script)
     assert (ran.code, ran.stdout) == (9, "in / 0\n")
+
+
+def test_dns_of_a_running_vps_and_at_the_next_start(vps, vzctl):
+    tools.plant(vps, "/etc/resolv.conf", "options rotate\nnameserver 9.9.9.9\n", 0o644)
+    vps.start()
+    ran = vzctl("set", 101, "--nameserver", "10.0.0.1", "--nameserver", "fd00::1",
+                "--searchdomain", "a.example", "--save")  # fmt: skip
+    assert (ran.code, ran.stderr) == (0, "")
+    wanted = "search a.example\noptions rotate\nnameserver 10.0.0.1\nnameserver fd00::1\n"
+    assert tools.sh(vps, "cat /etc/resolv.conf; stat -c %u%g /etc/resolv.conf") == f"{wanted}00\n"
+    tools.sh(vps, "echo nameserver 9.9.9.9 >/etc/resolv.conf")
+    assert vzctl("restart", 101, "--fast").code == 0
+    text = tools.sh(vps, "cat /etc/resolv.conf")
+    assert text == "search a.example\nnameserver 10.0.0.1\nnameserver fd00::1\n"

@@ -12,7 +12,6 @@ from vzpy import (
     capabilities,
     cgroups,
     child,
-    dist,
     inits,
     ns,
     rootfs,
@@ -214,8 +213,10 @@ def prepare(
     tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
     talk.hand_over(tree, *(fd for _, fd in below))
     kind = inits.kind_in_tree(tree)
-    if setup and (hostname := vps.config.value("HOSTNAME")):
-        dist.set_hostname(tree, hostname, vps.ids)
+    if setup and any(vps.config.value(key) for key in ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN")):
+        from vzpy.story import guest
+
+        guest.before_birth(tree, vps.config, vps.ids)
     uuid = vps.uuid
     container = "lxc" if inits.uses_openrc(tree) else inits.INITS[kind].container
     env = {
