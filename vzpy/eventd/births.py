@@ -137,6 +137,7 @@ class Births:
 
     def ended(self, init: Init, status: int | None) -> None:
         tail = self.daemon.consoles.ended(init.ctid)
+        self.daemon.holdings.ended(init.ctid)
         how = worker.reason(status) if init.pid else worker.CUT_SHORT
         end = End(init, how)
         self.ending[init] = worker.describe(how, status, tail)

@@ -168,16 +168,13 @@ class Consoles:
             if client in self.sizes:
                 console.resize(*self.sizes[client])
 
-    def adopt(self, found: dict[str, int]) -> None:
-        """The consoles that vz-fdkeep held while there was no daemon."""
-        for name, master in found.items():
-            number = name.removeprefix(_NAME)
-            if number.isdigit() and state.find(self.daemon.paths, int(number)):
-                self.install(int(number), master)
-            else:
-                os.close(master)
-                self.daemon.keeper.store(name, master)
-                self.daemon.keeper.drop(name)
+    def adopts(self, name: str, master: int) -> bool:
+        """Take a console that vz-fdkeep held while there was no daemon; its VPS has to run."""
+        number = name.removeprefix(_NAME)
+        if not number.isdigit() or not state.find(self.daemon.paths, int(number)):
+            return False
+        self.install(int(number), master)
+        return True
 
     def ended(self, ctid: int) -> bytes:
         """Init has ended: hear its last words, close; the end of what the log has."""

@@ -18,6 +18,7 @@ from vzpy.errors import VzError
 from vzpy.eventd import client, summon, wire, worker
 from vzpy.eventd.births import Births
 from vzpy.eventd.console import Consoles
+from vzpy.eventd.holdings import Holdings
 from vzpy.eventd.keeper import Keeper
 from vzpy.eventd.loop import Loop, Timer
 from vzpy.eventd.server import Server
@@ -51,6 +52,7 @@ class Daemon:
         self.server = Server(self.loop, listener, self.changed)
         self.keeper = Keeper(self.loop, paths, self.log)
         self.consoles = Consoles(self)
+        self.holdings = Holdings(self)
         self.births = Births(self)
         self.renewing = False
         self._idle_timer: Timer | None = None
@@ -63,7 +65,9 @@ class Daemon:
 
     def run(self) -> None:
         self.loop.on_signals((process.SIGCHLD, process.SIGTERM, process.SIGINT), self.signalled)
-        self.consoles.adopt(self.keeper.fetch())
+        for name, fd in self.keeper.fetch().items():
+            if not self.consoles.adopts(name, fd):
+                self.holdings.adopt(name, fd)
         self.births.adopt()
         self.log(f"vzeventd started, pid {os.getpid()}, with {self.births.count()} running VPSs")
         self.changed()
