@@ -24,6 +24,7 @@ FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "o
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {
     "dist": {"dist", "dns"},
+    "syscalls": {"syscalls", "netfilter"},
     "config": {"config", "values", "amounts", "words", "options", "edits", "names"},
     "template": {"template", "caches", "recipe", "busybox", "mmdebstrap", "aptsources", "treecheck",
                  "unpack", "untar", "vztmp"},

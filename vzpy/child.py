@@ -39,7 +39,7 @@ class Birth:
     argv: tuple[bytes, ...]
     env: tuple[tuple[bytes, bytes], ...]
     capabilities: int
-    filter: bytes
+    filters: tuple[bytes, ...]
     seen: rootfs.Seen
     below: tuple[str, ...]
     kind: str  # of init, for the facts
@@ -140,7 +140,8 @@ def become_init(birth: Birth, sync: int) -> None:
         os.dup2(console, fd)
     ns.clean_process([sync])
     process.prctl(process.PR_SET_SECUREBITS, 0)
-    seccomp.load(birth.filter)
+    for program in birth.filters:
+        seccomp.load(program)
     caps.limit(birth.capabilities)
     for path in birth.init:
         ns.try_execve(path, list(birth.argv), dict(birth.env))

@@ -11,6 +11,7 @@ ETC, RUN, STATE = "/etc/vz", "/run/vz", "/var/lib/vzctl"
 CTID_MAX = 2147483644
 RANGE = 65536
 NO_LIMIT = -1
+UNLIMITED = 2**63 - 1  # LONG_MAX: what the word `unlimited` stands for in a beancounter
 
 
 @record
@@ -33,13 +34,17 @@ class Limits:
     """What is written into a VPS's cgroup before its first process; None = left alone,
     NO_LIMIT = none.
 
-    memory and swap in bytes, pids in tasks, cpu_weight in cpu.weight's 1..10000."""
+    memory and swap in bytes, pids in tasks, weights as cpu.weight and io.weight have them."""
 
+    memory_high: int | None = None
     memory_max: int | None = None
     swap_max: int | None = None
+    memory_low: int | None = None
+    memory_min: int | None = None
     pids_max: int | None = None
     cpu_weight: int | None = None
     cpu_max: int | None = None  # microseconds per 100 ms
+    io_weight: int | None = None
 
 
 @record
@@ -75,6 +80,20 @@ class NodePaths:
     def socket(self) -> str:
         return f"{self.run}/vzeventd.sock"
 
+    @property
+    def vzquota(self) -> str:
+        """Folder of the quota files, quota.N each."""
+        return "/var/vzquota" if self.etc == ETC else f"{self.state}/vzquota"
+
+    def quota_file(self, ctid: int) -> str:
+        return f"{self.vzquota}/quota.{ctid}"
+
+
+def layout_name(text: str) -> str:
+    """The layout that a VE_LAYOUT names: `ploop` is the old name of image, modes follow a colon."""
+    name = text.partition(":")[0]
+    return "image" if name == "ploop" else name
+
 
 @record
 class Mounted:
@@ -102,3 +121,15 @@ class Facts:
     init: str  # kind: systemd, busybox, sysvinit, openrc, runit, s6, unknown
     daemon: bool  # vzeventd is init's parent
     started: float  # time.time()
+    netfilter: str = ""  # level in force (netfilter.py); none was asked for
+
+
+@record
+class Host:
+    """What planning wants to know of a machine; memory in bytes."""
+
+    ram: int
+    swap: int
+    low: int  # what the kernel addresses directly: LowTotal on 32 bits, else all of the RAM
+    threads: int  # kernel.threads-max
+    bogomips: float  # of all CPUs together

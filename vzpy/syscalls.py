@@ -33,6 +33,17 @@ _HIGHEST_KNOWN = 450
 _SHIPPED = os.path.join(os.path.dirname(__file__), "filters")
 
 
+def programs(cache: str | None = None, netfilter: str = "") -> tuple[bytes, ...]:
+    """The filters that every process of a VPS gets, in the order of loading.
+
+    netfilter  the level that its start put in force (Facts.netfilter)"""
+    if netfilter != "disabled":
+        return (program(cache),)
+    from vzpy.netfilter import refusal
+
+    return program(cache), refusal()
+
+
 def program(cache: str | None = None) -> bytes:
     """The filter for this machine: shipped, cached in a directory, or compiled now.
 

@@ -129,14 +129,14 @@ def spawn(
         name = f".vz-{os.getpid()}-{next(_serial)}"
         leaf = cgroups.leaf(facts.cgroup, IdRange(facts.base, facts.count), name)
         leaf_fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        filter_ = syscalls.program(filter_cache)
+        filters = syscalls.programs(filter_cache, facts.netfilter)
         keep = [theirs.fileno(), *(fd for fd in what.stdio if fd > 2)]
         entry = ns.Entry(keep=tuple(keep), cgroup=leaf_fd, pidfd=init)
         fault("exec-launch")
         launcher = ns.launch(
             entry,
             theirs.tell,
-            lambda: _inside(what, init, bounding, filter_, theirs),
+            lambda: _inside(what, init, bounding, filters, theirs),
         )
         theirs.close()
         pid, master, failure = _hear_out(ours, deadline)
@@ -210,7 +210,9 @@ def reap(pid: int) -> None:
         pass
 
 
-def _inside(what: Program, init: int, bounding: int, filter_: bytes, channel: Channel) -> None:
+def _inside(
+    what: Program, init: int, bounding: int, filters: tuple[bytes, ...], channel: Channel
+) -> None:
     """The life of the task (see the drawing above). Returns only when it failed."""
     step = "exec-enter"
     try:
@@ -226,7 +228,8 @@ def _inside(what: Program, init: int, bounding: int, filter_: bytes, channel: Ch
         for target, fd in enumerate(stdio):
             os.dup2(fd, target)
         process.close_all_but([channel.fileno()])
-        seccomp.load(filter_)
+        for program_ in filters:
+            seccomp.load(program_)
         caps.limit(bounding)
         step = "exec"
         for path, argv in what.candidates:

@@ -38,6 +38,10 @@ class Caller:
     def keep_console(self, master: int) -> None:
         os.close(master)
 
+    def hold(self, name: str, fd: int) -> None:
+        """Only a daemon outlives us. Raises OSError."""
+        raise OSError(95, os.strerror(95), name)
+
     def watch(self) -> None:
         """The VPS runs, and start.json says so."""
 
@@ -96,6 +100,15 @@ class NodeDaemon(Caller):
 
     def _hand_console(self) -> None:
         self.daemon.send({"op": "console", "ctid": self.ctid}, [self._master])
+
+    def hold(self, name: str, fd: int) -> None:
+        """A descriptor for the life of the VPS; ours is still the caller's to close."""
+        message: dict[str, int | str] = {"op": "hold", "ctid": self.ctid, "name": name}
+        try:
+            self.daemon.request(message, [fd])
+        except ConnectionError:
+            self._open_again()
+            self.daemon.request(message, [fd])
 
     def watch(self) -> None:
         try:

@@ -35,7 +35,7 @@ from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts
 from vzpy.record import record
 from vzpy.story import ctscript, enter, limits, owner, parent
-from vzpy.story.mount import mount_root, umount_root
+from vzpy.story.mount import mount_root, show_as, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
 from vzpy.sync import CONSOLE, GO, MAPPED, NOTIFY, PID, READY, WARN, Channel
@@ -185,6 +185,10 @@ def prepared(
     facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon)
     state.write_facts(node.paths, facts)
     talk.ours.send(MAPPED)
+    if facts.netfilter == "stateless":
+        from vzpy.story import stateless
+
+        not_applied += stateless.confine(pid, keeper)
     _step("ready", report)
     if (console := talk.ready()) >= 0:
         keeper.keep_console(console)
@@ -212,6 +216,8 @@ def prepare(
     """All that the child needs, gathered while the host's paths and libraries are at hand."""
     tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
     talk.hand_over(tree, *(fd for _, fd in below))
+    if vps.layout == "image":
+        show_as(tree, vps.ids)
     kind = inits.kind_in_tree(tree)
     if setup and any(vps.config.value(key) for key in ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN")):
         from vzpy.story import guest
@@ -235,7 +241,7 @@ def prepare(
         argv=(b"init", *inits.INITS[kind].argv),
         env=tuple((k.encode(), v.encode()) for k, v in env.items()),
         capabilities=capabilities.bounding(vps.config.value("CAPABILITY") or {}),
-        filter=syscalls.program(vps.node.paths.state),
+        filters=syscalls.programs(vps.node.paths.state, vps.config.own("NETFILTER") or ""),
         seen=rootfs.Seen(container=container, uuid=uuid),
         below=tuple(path for path, _ in below),
         kind=kind,
@@ -270,6 +276,7 @@ def facts_of(
         init=kind,
         daemon=by_daemon,
         started=time.time(),
+        netfilter=vps.config.own("NETFILTER") or "",
     )
 
 

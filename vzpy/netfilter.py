@@ -1,0 +1,144 @@
+"""How much of netfilter the root of a VPS has (`--netfilter`; config-files 6).
+
+disabled   none: no netlink socket to it and no iptables call, by a filter of system calls
+stateless  no connection tracking, and so no NAT either: a table of nftables in its own network
+           namespace says notrack before its rules are asked. Only the socket that made a table
+           with an owner can change it (nft(8), flags owner), and that one is ours
+stateful   everything: a kernel gives no way to take NAT alone away
+full       everything"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import struct
+
+DISABLED, STATELESS, STATEFUL, FULL = "disabled", "stateless", "stateful", "full"
+TABLE = "vz_stateless"
+
+# --- disabled: classic BPF over struct seccomp_data (seccomp(2)) --------------------------------
+
+_LOAD, _JEQ, _JGE, _RETURN = 0x20, 0x15, 0x35, 0x06
+_NUMBER, _ARCH, _ARGS = 0, 4, 16
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_AF_NETLINK, _NETLINK_NETFILTER = 16, 12
+# IPT_SO_SET_REPLACE and _ADD_COUNTERS, of iptables, ip6tables, arptables and ebtables
+_SET_OPTIONS = (64, 65, 96, 97, 128, 129)
+_SOL_IP, _SOL_IPV6 = 0, 41
+# AUDIT_ARCH_* -> numbers of socket, setsockopt and socketcall. The last hides its arguments from a
+# filter: 32-bit programs have to use the others, as their libraries do when they get ENOSYS.
+_CALLS = {
+    0xC000003E: (41, 54, -1),  # x86_64
+    0x40000003: (359, 366, 102),  # i386
+    0xC00000B7: (198, 208, -1),  # aarch64
+}
+
+
+def refusal() -> bytes:
+    """The filter of system calls for `disabled`, beside the one that every VPS has."""
+    code: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, _ARCH)]
+    for arch, numbers in _CALLS.items():
+        body = _of_arch(*numbers)
+        code += [(_JEQ, 0, len(body), arch), *body]
+    code.append((_RETURN, 0, 0, _ALLOW))
+    return b"".join(struct.pack("=HBBI", *one) for one in code)
+
+
+def _of_arch(socket: int, setsockopt: int, socketcall: int) -> list[tuple[int, int, int, int]]:
+    """Every jump goes to the next block at most, so that each block can be read alone."""
+    code = [(_LOAD, 0, 0, _NUMBER)]
+    if socketcall >= 0:
+        code += [(_JEQ, 0, 1, socketcall), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
+    code += [
+        (_JEQ, 0, 6, socket),
+        (_LOAD, 0, 0, _ARGS),
+        (_JEQ, 0, 3, _AF_NETLINK),
+        (_LOAD, 0, 0, _ARGS + 16),
+        (_JEQ, 0, 1, _NETLINK_NETFILTER),
+        (_RETURN, 0, 0, _ERRNO | errno.EPROTONOSUPPORT),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    names = [(_JEQ, len(_SET_OPTIONS) - at, 0, name) for at, name in enumerate(_SET_OPTIONS)]
+    code += [
+        (_JEQ, 1, 0, setsockopt),
+        (_RETURN, 0, 0, _ALLOW),
+        (_LOAD, 0, 0, _ARGS + 8),
+        (_JEQ, 1, 0, _SOL_IP),
+        (_JEQ, 0, len(names) + 1, _SOL_IPV6),
+        (_LOAD, 0, 0, _ARGS + 16),
+        *names,
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _ERRNO | errno.ENOPROTOOPT),
+    ]
+    return code
+
+
+# --- stateless: one transaction of nftables (linux/netfilter/nf_tables.h) -----------------------
+
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
+_NEWTABLE, _NEWCHAIN, _NEWRULE = 0x0A00, 0x0A03, 0x0A06
+_REQUEST, _ACK, _CREATE, _APPEND = 0x1, 0x4, 0x400, 0x800
+_INET, _SUBSYSTEM = 1, 10
+_FLAG_OWNER = 2
+_NESTED = 0x8000
+_RAW = -300  # NF_IP_PRI_RAW, before connection tracking at -200
+_HOOKS = (("prerouting", 0), ("output", 3))
+
+
+def keep_untracked() -> _socket.socket:
+    """Make the table in the network namespace of the caller; it lasts as long as the socket.
+
+    Raises OSError: EOPNOTSUPP where the kernel has no nftables, or none with owners."""
+    s = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC,
+                       _NETLINK_NETFILTER)  # fmt: skip
+    try:
+        s.bind((0, 0))
+        s.sendall(transaction())
+        answered = 0
+        while answered < 1 + 2 * len(_HOOKS):
+            packet, at = s.recv(65536), 0
+            while at < len(packet):
+                length, kind, _, _, _ = struct.unpack_from("=IHHII", packet, at)
+                if kind == 2:  # NLMSG_ERROR, which an acknowledgement is too
+                    (code,) = struct.unpack_from("=i", packet, at + 16)
+                    if code:
+                        raise OSError(-code, f"nftables: {errno.errorcode.get(-code, -code)}")
+                    answered += 1
+                at += length + 3 & ~3
+        return s
+    except BaseException:
+        s.close()
+        raise
+
+
+def transaction() -> bytes:
+    table = _text(1, TABLE)
+    messages = [_message(_NEWTABLE, _CREATE, table + _number(2, _FLAG_OWNER))]
+    for chain, hook in _HOOKS:
+        where = _attr(4 | _NESTED, _number(1, hook) + _number(2, _RAW & 0xFFFFFFFF))
+        kind = _text(7, "filter")
+        messages.append(_message(_NEWCHAIN, _CREATE, table + _text(3, chain) + where + kind))
+        notrack = _attr(4 | _NESTED, _attr(1 | _NESTED, _text(1, "notrack")))
+        rule = table + _text(2, chain) + notrack
+        messages.append(_message(_NEWRULE, _CREATE | _APPEND, rule))
+    ends = [struct.pack("=IHHIIBBH", 20, kind, _REQUEST, 0, 0, 0, 0, _SUBSYSTEM << 8)
+            for kind in (_BATCH_BEGIN, _BATCH_END)]  # fmt: skip
+    return ends[0] + b"".join(messages) + ends[1]
+
+
+def _message(kind: int, flags: int, attributes: bytes) -> bytes:
+    length = 20 + len(attributes)
+    header = struct.pack("=IHHII", length, kind, _REQUEST | _ACK | flags, 0, 0)
+    return header + struct.pack(">BBH", _INET, 0, 0) + attributes
+
+
+def _attr(kind: int, data: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
+
+
+def _text(kind: int, text: str) -> bytes:
+    return _attr(kind, text.encode() + b"\0")
+
+
+def _number(kind: int, value: int) -> bytes:
+    return _attr(kind, struct.pack(">I", value))
