@@ -134,6 +134,7 @@ ABILITIES = {
     "cpu controller": _controller("cpu"),
     "CAP_SYS_RESOURCE": _sys_resource,
     "strace": _program("strace"),
+    "nftables": _program("nft"),
     "tmpfs": _tmpfs,
     "debian template": _template(DEBIAN),
     **{f"{name} template": _template(name) for name in INITS.values()},

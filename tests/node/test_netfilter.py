@@ -1,0 +1,158 @@
+"""Levels of netfilter, tried by the root of a VPS."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import mmap
+import os
+import socket
+
+import pytest
+
+import tools
+from vzpy import netfilter
+from vzpy.kernel import process, seccomp
+
+OPTIONS = (64, 65, 96, 97, 128, 129)  # *_SO_SET_REPLACE and _ADD_COUNTERS
+SOCKET_32, SOCKETCALL_32 = 359, 102
+
+
+@pytest.fixture
+def start(vps, vzctl):
+    def go(level: str, *words: str) -> tools.Ran:
+        assert vzctl("set", 101, "--netfilter", level, "--save").code == 0
+        return vzctl("start", 101, *words)
+
+    return go
+
+
+def in_netns(pid: int, call) -> str:
+    """What call() returns in the network namespace of a process, as its user root."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            process.setns(os.pidfd_open(pid), process.CLONE_NEWUSER | process.CLONE_NEWNET)
+            os.write(writer, str(call()).encode())
+        except OSError as err:
+            os.write(writer, f"{err.errno}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader) as f:
+        return f.read()
+
+
+@pytest.mark.needs("nftables")
+def test_stateless_is_a_table_that_the_guest_cannot_touch(vps, start, vzctl, cli):
+    assert start("stateless").stderr == ""
+    pid = vps.facts().pid
+    nft = "nft {} 2>&1; echo $?"
+
+    def run(words: str) -> str:
+        return in_netns(pid, lambda: os.popen(nft.format(words)).read())
+
+    assert "notrack" in run("list table inet vz_stateless")
+    assert run("flush ruleset") == "0\n"
+    assert "not permitted" in run("delete table inet vz_stateless")
+    assert "not permitted" in run("flush chain inet vz_stateless prerouting")
+    assert run("add table inet own") == "0\n"
+    assert "notrack" in run("list table inet vz_stateless")
+    # It outlives the daemon, and not the VPS.
+    cli("vzeventd", "--replace")
+    assert "notrack" in run("list table inet vz_stateless")
+    assert vzctl("stop", 101, "--fast").code == 0
+
+
+@pytest.mark.needs("nftables")
+def test_a_guest_without_tracking_sees_none(vps, start):
+    start("stateless")
+    pid = vps.facts().pid
+    rules = (
+        "add table ip t; add chain ip t o { type filter hook output priority 0; };"
+        "add rule ip t o ct state untracked counter; add rule ip t o ct state new counter"
+    )
+    shell = f"nft '{rules}' && ping -c 2 -i 0.2 127.0.0.1 >/dev/null; nft list table ip t"
+    text = in_netns(pid, lambda: os.popen(shell).read())
+    untracked, new = (line for line in text.splitlines() if "counter" in line)
+    assert "packets 0" not in untracked and "packets 0" in new
+
+
+def refused() -> dict[str, str]:
+    """What the filter of `disabled` says to each way in."""
+    said = {}
+
+    def attempt(name: str, call) -> None:
+        try:
+            call()
+            said[name] = "ok"
+        except OSError as err:
+            said[name] = errno.errorcode[err.errno]
+
+    raw = {0: socket.socket(socket.AF_INET, socket.SOCK_RAW, 255),
+           41: socket.socket(socket.AF_INET6, socket.SOCK_RAW, 255)}  # fmt: skip
+    seccomp.load(netfilter.refusal())
+    for level, sock in raw.items():
+        for option in OPTIONS:
+            attempt(f"{level} {option}", lambda: sock.setsockopt(level, option, b""))  # noqa: B023
+    attempt("netlink", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12))
+    attempt("route", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+    attempt("tcp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    attempt("ttl", lambda: raw[0].setsockopt(0, 2, 16))
+    if os.uname().machine == "x86_64":
+        call = int_80()
+        said["netlink 32"] = errno.errorcode[-call(SOCKET_32, socket.AF_NETLINK, 3, 12)]
+        said["tcp 32"] = "ok" if call(SOCKET_32, socket.AF_INET, 1, 0) > 0 else "refused"
+        said["socketcall 32"] = errno.errorcode[-call(SOCKETCALL_32, 1, 0, 0)]
+    return said
+
+
+def int_80():
+    """A function that makes a system call of 32-bit programs (int 0x80)."""
+    code = bytes.fromhex("53 89f8 89f3 87ca cd80 5b c3")
+    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    page.write(code)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    call = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_int] * 4)(address)
+    call.page = page
+    return call
+
+
+def test_disabled_refuses_every_way_in():
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        try:
+            os.write(writer, json.dumps(refused()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.wait()
+    with open(reader) as f:
+        said = json.load(f)
+    assert {said.pop(f"{level} {o}") for level in (0, 41) for o in OPTIONS} == {"ENOPROTOOPT"}
+    assert said.pop("netlink") == "EPROTONOSUPPORT"
+    assert said.pop("netlink 32", "EPROTONOSUPPORT") == "EPROTONOSUPPORT"
+    assert said.pop("socketcall 32", "ENOSYS") == "ENOSYS"
+    assert set(said.values()) == {"ok"}
+
+
+def test_disabled_holds_for_init_and_for_exec(vps, start):
+    assert start("disabled").stderr == ""
+    assert vps.facts().netfilter == netfilter.DISABLED
+    told = tools.sh(vps, "grep -h Seccomp_filters /proc/1/status /proc/self/status")
+    assert told == "Seccomp_filters:\t2\n" * 2
+
+
+def test_full_is_no_different_from_nothing_said(vps, start):
+    start("full")
+    assert tools.sh(vps, "grep Seccomp_filters /proc/1/status") == "Seccomp_filters:\t1\n"
+
+
+def test_without_a_daemon_stateless_is_told(vps, start, node):
+    with tools.no_daemon(node):
+        ran = start("stateless")
+        assert ran.code == 0 and "netfilter" in ran.stderr
+        vps.stop(fast=True)
