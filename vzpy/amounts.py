@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 
+from vzpy.model import UNLIMITED as UNLIMITED
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-UNLIMITED = 2**63 - 1  # LONG_MAX: the word `unlimited`
 PAGE = os.sysconf("SC_PAGE_SIZE")
 IOLIMIT_MAX = 2**31 - 1
 CPUS_MAX = 4096

@@ -11,11 +11,18 @@ import sys
 TOOLS = {
     "vz": "vzpy.commands.vz",
     "vz-fdkeep": "vzpy.eventd.fdkeep",
+    "vzcalc": "vzpy.commands.vzcalc",
+    "vzcfgscale": "vzpy.commands.vzcfgscale",
+    "vzcfgvalidate": "vzpy.commands.vzcfgvalidate",
+    "vzcpucheck": "vzpy.commands.vzcpucheck",
     "vzctl": "vzpy.commands.vzctl",
     "vzeventd": "vzpy.eventd.main",
     "vzlist": "vzpy.commands.vzlist",
+    "vzmemcheck": "vzpy.commands.vzmemcheck",
+    "vzoversell": "vzpy.commands.vzoversell",
     "vzpid": "vzpy.commands.vzpid",
     "vzpkg": "vzpy.commands.vzpkg",
+    "vzsplit": "vzpy.commands.vzsplit",
 }
 DAEMONS = ("vz-fdkeep", "vzeventd")
 

@@ -247,7 +247,7 @@ def save(path: str, changes: Mapping[str, str | None]) -> None:
     tmp = f"{target}.tmp"
     try:
         content = _read(target)
-        new = _edited(content or "", changes)
+        new = edited(content or "", changes)
         if new == content:
             return
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -273,7 +273,8 @@ def save(path: str, changes: Mapping[str, str | None]) -> None:
         raise VzError.of(f"Unable to save {path}", err, Exit.CONFIG_SAVE) from None
 
 
-def _edited(content: str, changes: Mapping[str, str | None]) -> str:
+def edited(content: str, changes: Mapping[str, str | None]) -> str:
+    """The text of a file with keys set to texts, None takes one out."""
     lines = [f"{line}\n" for line in content.split("\n")]
     lines[-1] = lines[-1][:-1]  # what stands after the last newline: nothing, as a rule
     places: dict[str, list[int]] = {key: [] for key in changes}

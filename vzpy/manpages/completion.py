@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import import_module
 
-from vzpy import actions
+from vzpy import actions, cli
 from vzpy.params import Option
 
-TOOLS = ("vz", "vzctl", "vzeventd", "vzlist", "vzpid", "vzpkg")  # vz-fdkeep is no tool of users
+TOOLS = tuple(tool for tool in cli.TOOLS if tool != "vz-fdkeep")  # no tool of users
 
 _HEAD = """# Bash completion of {tool}. Made by `make docs`: do not change it here.
 
