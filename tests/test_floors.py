@@ -23,9 +23,12 @@ FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "o
            "data", "fault", "lockfile", "elf"}
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {
+    "cgroups": {"cgroups", "cgroupread", "cgroupshare"},
     "dist": {"dist", "dns"},
+    "snapshots": {"snapshots", "layers", "statecopy"},
     "syscalls": {"syscalls", "netfilter"},
     "config": {"config", "values", "amounts", "words", "options", "edits", "names"},
+    "quota": {"quota", "quotafile", "quotaid", "projects"},
     "template": {"template", "caches", "recipe", "busybox", "mmdebstrap", "aptsources", "treecheck",
                  "unpack", "untar", "vztmp"},
 }

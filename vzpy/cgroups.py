@@ -95,24 +95,27 @@ def delegate(path: str, ids: IdRange) -> None:
 
 
 def limit(path: str, limits: Limits) -> list[str]:
-    """Write the limits of vz/N; returns the names of those that this node cannot apply.
-
-    memory_max and swap_max in bytes (rounded down to pages by the kernel), pids_max in tasks."""
+    """Write the limits of vz/N; returns the fields that this node cannot apply."""
     refused = []
-    for field, name in _KNOBS:
+    for field, names in _KNOBS.items():
         value = getattr(limits, field)
-        if value is not None and not _write_limit(path, name, value):
-            refused.append(name)
+        if value is not None and not sum(_write_limit(path, name, value) for name in names):
+            refused.append(field)
     return refused
 
 
-_KNOBS = (
-    ("memory_max", "memory.max"),
-    ("swap_max", "memory.swap.max"),
-    ("pids_max", "pids.max"),
-    ("cpu_weight", "cpu.weight"),
-    ("cpu_max", "cpu.max"),
-)
+# Field -> the files it goes to. io.weight is there with iocost, io.bfq.weight with bfq, or neither.
+_KNOBS = {
+    "memory_min": ("memory.min",),
+    "memory_low": ("memory.low",),
+    "memory_high": ("memory.high",),
+    "memory_max": ("memory.max",),
+    "swap_max": ("memory.swap.max",),
+    "pids_max": ("pids.max",),
+    "cpu_weight": ("cpu.weight",),
+    "cpu_max": ("cpu.max",),
+    "io_weight": ("io.bfq.weight", "io.weight"),
+}
 
 
 def _write_limit(path: str, name: str, value: int) -> bool:
@@ -124,6 +127,38 @@ def _write_limit(path: str, name: str, value: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def lower_memory(path: str, limits: Limits) -> int:
+    """Bring the use of vz/N below a lower memory.max, by reclaim, before that is written: written
+    at once it would have processes killed. memory.high stands meanwhile at its new value, so that
+    what is freed is not used up again.
+
+    Returns 0, or the bytes that are in use when that is more than was asked; memory.high is then
+    as before."""
+    asked = limits.memory_max
+    try:
+        used, old = int(read(path, "memory.current")), read(path, "memory.high")
+    except OSError:
+        return 0
+    if asked is None or asked == NO_LIMIT or used <= asked:
+        return 0
+    for _ in range(_RECLAIMS):
+        try:
+            write(path, "memory.reclaim", str(used - asked))
+        except OSError:
+            pass  # EAGAIN: not all of it; before Linux 5.19 there is no such file
+        if (used := int(read(path, "memory.current"))) <= asked:
+            break
+    if used > asked:
+        write(path, "memory.high", str(limits.memory_high))
+        if (used := int(read(path, "memory.current"))) > asked:
+            write(path, "memory.high", old.strip())
+            return used
+    return 0
+
+
+_RECLAIMS = 5
 
 
 def leaf(path: str, ids: IdRange, name: str) -> str:

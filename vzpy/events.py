@@ -70,6 +70,10 @@ _TABLE: dict[int, dict[str, str]] = {
         "CpuUnits": "Setting CPU units: {value}",
         "CpuLimit": "Setting CPU limit: {value}",
         "Cpus": "Setting CPUs: {value}",
+        "CpuMask": "Setting CPU mask: {value}",
+        "NodeMask": "Setting NUMA node mask: {value}",
+        "IoLimit": "Setting iolimit: {value}",
+        "IopsLimit": "Setting iopslimit: {value}",
         "Started": "Container start in progress...",
         "Waiting": "Container start in progress, waiting ...",
         "StartedFully": "Container started successfully",
@@ -97,6 +101,7 @@ _TABLE: dict[int, dict[str, str]] = {
         "Restoring": "Restoring container ...",
         "Resuming": "\tresume...",
         "Restored": "Restoring completed successfully",
+        "InitializingQuota": "Initializing quota ...",
         "QuotaOff": "Disk quota is not enabled, skipping operation",
         # vz setup
         "Made": "Created {path}",

@@ -11,7 +11,10 @@ from vzpy.node import Node
 from vzpy.vps import VPS
 
 PAGE = 4096
-KNOBS = ("memory.max", "memory.swap.max", "pids.max", "cpu.weight", "cpu.max")
+KNOBS = (
+    "memory.max", "memory.high", "memory.low", "memory.min", "memory.swap.max", "pids.max",
+    "cpu.weight", "cpu.max",
+)  # fmt: skip
 
 
 class Running(VPS):
@@ -79,12 +82,13 @@ def test_limits_are_applied_told_and_saved(make):
     assert vps.knob("cpu.weight") == "200" and vps.knob("cpu.max") == "50000 100000"
     assert "CPU" not in vps.conf()
     assert vps.given(reset_ub=True, save=False) == ["out UB limits were set successfully"]
-    assert vps.knob("cpu.weight") == "100"
+    assert vps.knob("cpu.weight") == "200"  # no beancounter
+    assert vps.knob("memory.high") == str((16 << 20) * 97 // 100 // PAGE * PAGE)
 
 
 def test_a_missing_controller(make):
     """Without save an error, and nothing is changed; with save a line that names it."""
-    vps = make(("memory.max", "memory.swap.max", "cpu.weight"))
+    vps = make(("memory.max", "memory.high", "memory.swap.max", "cpu.weight"))
     before = vps.conf()
     with pytest.raises(VzError) as err:
         vps.given(numproc=50, save=False)
@@ -105,11 +109,11 @@ def test_a_room_that_is_not_there(make):
                         ({"iolimit": 5}, Exit.SET_IO), ({"netif_add": "eth0"}, Exit.VETH)):
         with pytest.raises(VzError) as err:
             vps.given(**given, numproc=9, save=False)
-        assert err.value.code == code and vps.conf() == before and not vps.knob("pids.max")
-    told = vps.given(ipadd="10.0.0.1", iolimit=5, numproc=9)
+        assert err.value.code == code and vps.conf() == before and vps.knob("pids.max") in ("", "max")
+    told = vps.given(ipadd="10.0.0.1", numproc=9)
     assert told == [
         "out UB limits were set successfully",
-        "err Warning: not applied on this node: iolimit, ipadd",
+        "err Warning: not applied on this node: ipadd",
         f"out CT configuration saved to {vps.conf_path}",
     ]
 

@@ -45,6 +45,16 @@ def boot_id() -> str:
     return _boot_id
 
 
+def memory() -> tuple[int, int]:
+    """RAM and swap of the machine in bytes: MemTotal, SwapTotal of /proc/meminfo."""
+    found = {}
+    for line in slurp("/proc/meminfo").split(b"\n"):
+        name, _, rest = line.partition(b":")
+        if name in (b"MemTotal", b"SwapTotal"):
+            found[name] = int(rest.split()[0]) << 10
+    return found[b"MemTotal"], found.get(b"SwapTotal", 0)
+
+
 def mount_points() -> list[str]:
     """All mount points, in the order of mounting (proc_pid_mountinfo(5))."""
     with open("/proc/self/mountinfo", "rb") as f:

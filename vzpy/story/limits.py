@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
-from vzpy import cgroups, cgroupshare, ubc
+from vzpy import cgroupread, cgroups, cgroupshare, ubc
 from vzpy.errors import Exit, VzError
 from vzpy.events import (
     CpuLimit,
@@ -15,32 +15,37 @@ from vzpy.events import (
     IoLimit,
     IopsLimit,
     NodeMask,
+    NotApplied,
     UbSet,
 )
-from vzpy.model import Limits
-from vzpy.params import BY_KEY, UBC
+from vzpy.model import NO_LIMIT, Limits
+from vzpy.params import BY_KEY, UBC, UBC_KEYS
 from vzpy.story import applied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
-    from vzpy.config import Config
-    from vzpy.events import Report
+    from vzpy.events import Event, Report
     from vzpy.model import Facts
     from vzpy.story.applied import Applied
     from vzpy.story.live import Change
     from vzpy.vps import VPS
 
-# Modules of story/ that enforce beancounters by other means than cgroup files. Each has
-#   before_birth(vps, cgroup, asked) -> names of the beancounters that it enforces
-#   live(change, asked) -> the same; applies those of change.keys
-# where `asked` has every parameter as it is to hold from now on.
-OTHERS: tuple[str, ...] = ()
-_HERE = frozenset(("numproc", "physpages", "swappages", "vmguarpages", "oomguarpages"))
+    Write = Callable[[], list[str]]
+
+# Modules of story/ that count and enforce beancounters by other means than the files of a cgroup,
+# and which. Each has
+#   apply(asked, cgroup) -> the options that it cannot apply; `asked` has value(KEY)
+#   read(cgroup) -> KEY -> held, maxheld, failcnt, of what it counts
+OTHERS: dict[str, tuple[str, ...]] = {
+    "counted": ("NUMTCPSOCK", "NUMOTHERSOCK"),
+}
+_HERE = ("numproc", "physpages", "swappages", "vmguarpages", "oomguarpages")
 _CPUSET, _IO = ("CPUS", "CPUMASK", "NODEMASK"), ("IOLIMIT", "IOPSLIMIT")
 
-# What held before the last change by this process, by cgroup: what an undo goes back to.
+# By cgroup: what held before the last change by this process, for its undo to go back to.
 _before: dict[str, Applied] = {}
 
 
@@ -49,14 +54,225 @@ def before_birth(vps: VPS, cgroup: str, report: Report) -> list[str]:
 
     Raises VzError 36 when the guarantees do not fit into the node."""
     asked = applied.of_config(vps.config)
-    _admit(asked, cgroup)
+    keys = tuple(asked.texts)
     limits = ubc.limits(asked)
-    refused = ubc.explain(cgroups.limit(cgroup, _without_defaults(limits)), limits)
-    refused += _place(cgroup, asked, _CPUSET, strict=False)
-    refused += _throttle(cgroup, vps.private, asked, _IO, strict=False)
-    _share(cgroup)
+    _admit(limits, cgroup)
+    own = {field: x for field, x in limits.__dict__.items() if x != getattr(ubc.DEFAULTS, field)}
+    refused = ubc.explain(cgroups.limit(cgroup, Limits(**own)), limits)
+    for place, options in ((_place, _CPUSET), (_throttle, _IO)):
+        if asks := [key for key in options if asked.value(key)]:
+            try:
+                refused += place(asked, cgroup, vps.private, keys)()
+            except VzError:  # a configuration of another machine is no reason not to start
+                refused += [key.lower() for key in asks]
+    refused += _apply_others(asked, cgroup, keys)
+    cgroupshare.share(os.path.dirname(cgroup))
     asked.write(cgroup)
-    enforced = set(_HERE).union(*(m.before_birth(vps, cgroup, asked) for m in _others()))
-    report(CpuUnits(value=vps.config.value("CPUUNITS") or ubc.DEFAULT_CPUUNITS)) if 0 else None
-    _tell(asked, [key for key in asked.texts if key.lower() not in refused], report, birth=True)
-    return refused + ubc.unenforced(asked, enforced)
+    _tell(asked, [key for key in keys if key.lower() not in refused], report, birth=True)
+    return refused
+
+
+def live(change: Change, report: Report) -> list[str]:
+    """See story/live.py. Raises VzError 1, 2, 28, 148."""
+    conf, keys, cgroup = change.after, change.keys, change.facts.cgroup
+    if ubc.is_vswap(conf) and conf.value("SWAPPAGES") is None and "PHYSPAGES" in keys:
+        raise VzError(
+            "Error: required UB parameter (swap) not set", Exit.NOTENOUGHUBCPARAMS
+        )
+    before = applied.of_running(change.facts, change.before)
+    undone = _before.pop(cgroup, None)
+    asked = undone if change.undo and undone else before.changed(conf, keys)
+    refused = _change(change.facts, asked, keys)
+    _before[cgroup] = before
+    asked.write(cgroup)
+    done = [key for key in keys if key.lower() not in refused]
+    if any(BY_KEY[key].room == UBC for key in done):
+        report(UbSet())
+    _tell(asked, done, report)
+    return refused
+
+
+def _change(facts: Facts, asked: Applied, keys: tuple[str, ...]) -> list[str]:
+    """Write what follows from some parameters. What can fail for the value that is asked comes
+    first, and leaves all as it was."""
+    cgroup = facts.cgroup
+    limits = ubc.limits(asked)
+    fields = dict.fromkeys(field for key in keys for field in ubc.FIELDS.get(key, ()))
+    wanted = Limits(**{field: getattr(limits, field) for field in fields})
+    writes = [
+        place(asked, cgroup, facts.private, keys)
+        for place, options in ((_place, _CPUSET), (_throttle, _IO))
+        if set(keys).intersection(options)
+    ]
+    _make_room(cgroup, wanted)
+    refused = ubc.explain(cgroups.limit(cgroup, wanted), wanted)
+    for write in writes:
+        refused += write()
+    refused += _apply_others(asked, cgroup, keys)
+    cgroupshare.share(os.path.dirname(cgroup))
+    return refused
+
+
+def reset(vps: VPS, facts: Facts, report: Report) -> None:
+    """`set --reset_ub`: every beancounter as N.conf has it. Raises VzError as live() does."""
+    from vzpy.story.live import Change
+
+    if refused := live(Change(vps, facts, vps.config, vps.config, UBC_KEYS), report):
+        report(NotApplied(what=", ".join(refused)))
+
+
+def _tell(asked: Applied, keys: Sequence[str], report: Report, birth: bool = False) -> None:
+    """In the order of the contract (vzctl-cli 2.2, step 12); at birth nothing of what is no
+    limit."""
+    for key, event, text in _TOLD:
+        value = asked.value(key)
+        if key == "CPUUNITS" and birth:
+            value = value or ubc.DEFAULT_CPUUNITS
+        elif key not in keys or (birth and not value):
+            continue
+        report(event(value=text(value)))
+
+
+def _rate(unit: str) -> Callable[[int | None], str]:
+    return lambda value: f"{value} {unit}" if value else "0 (unlimited)"
+
+
+_TOLD: tuple[tuple[str, type[Event], Callable[[Any], Any]], ...] = (
+    ("CPULIMIT", CpuLimit, lambda value: value or 0),
+    ("CPUUNITS", CpuUnits, lambda value: value or ubc.DEFAULT_CPUUNITS),
+    ("CPUS", Cpus, lambda value: value or 0),
+    ("CPUMASK", CpuMask, lambda value: value or "all"),
+    ("NODEMASK", NodeMask, lambda value: value or "all"),
+    ("IOLIMIT", IoLimit, _rate("bytes/sec")),
+    ("IOPSLIMIT", IopsLimit, _rate("iops")),
+)
+
+
+# --- memory ----------------------------------------------------------------------------------
+
+
+def _admit(limits: Limits, cgroup: str) -> None:
+    """Guarantees of all running VPSs and this one fit into RAM and swap, those against the OOM
+    killer into RAM alone. Raises VzError 36."""
+    low, least = limits.memory_low or 0, limits.memory_min or 0
+    if not low and not least:
+        return
+    from vzpy.kernel.proc import memory
+
+    ram, swap = memory()
+    others_low, others_least = cgroupshare.guaranteed(os.path.dirname(cgroup), cgroup)
+    for name, asked, others, room in (
+        ("vmguarpages", low, others_low, ram + swap),
+        ("oomguarpages", least, others_least, ram),
+    ):
+        if asked and asked + others > room:
+            raise VzError(
+                f"Hardware node is overcommitted: {name} of {asked // ubc.PAGE} pages, other"
+                f" containers have {others // ubc.PAGE}, the node {room // ubc.PAGE}",
+                Exit.OVERCOMMIT,
+                hint=f"Lower {name} of this container, or stop others.",
+            )
+
+
+def _make_room(cgroup: str, wanted: Limits) -> None:
+    """Before a lower limit is written the use is below it. Raises VzError 1, nothing changed."""
+    swap = wanted.swap_max
+    used = cgroupread.number(cgroup, "memory.swap.current") or 0
+    if swap is not None and swap != NO_LIMIT and used > swap:
+        raise _in_use("swappages", swap, used)
+    if used := cgroups.lower_memory(cgroup, wanted):
+        raise _in_use("physpages", wanted.memory_max or 0, used)
+
+
+def _in_use(name: str, asked: int, used: int) -> VzError:
+    return VzError(
+        f"Error: unable to lower {name} to {asked // ubc.PAGE} pages: "
+        f"{used // ubc.PAGE} pages are in use",
+        Exit.SETUBC,
+    )
+
+
+# --- CPUs ------------------------------------------------------------------------------------
+
+
+def _place(asked: Applied, cgroup: str, private: str, keys: Sequence[str]) -> Write:
+    """What writes cpuset.cpus and cpuset.mems, and returns the options that are not applied.
+
+    Raises VzError 2 when no CPU or no node would be left."""
+    cpuset = _cpuset(asked, cgroup)
+    options = [key.lower() for key in _CPUSET if key in keys and asked.value(key)]
+
+    def write() -> list[str]:
+        done = [cgroupshare.write_cpuset(cgroup, kind, numbers) for kind, numbers in cpuset]
+        return [] if done and all(done) else options
+
+    return write
+
+
+def _cpuset(asked: Applied, cgroup: str) -> list[tuple[str, list[int]]]:
+    """Numbers of the kind `cpus` and `mems`, none for no restriction; without that controller
+    nothing at all."""
+    node = os.path.dirname(cgroup)
+    online, nodes = cgroupshare.allowed(node), cgroupshare.allowed(node, "mems")
+    if online is None or nodes is None:
+        return []
+    cpumask, nodemask = asked.value("CPUMASK") or "all", asked.value("NODEMASK") or "all"
+    mems = [] if nodemask == "all" else _among(nodes, cgroupshare.cpus_of(nodemask), "nodemask")
+    cpus: list[int] = []
+    if cpumask == "auto":
+        cpus = _among(online, cgroupshare.cpus_of_nodes(mems or nodes), "cpumask")
+    elif cpumask != "all":
+        cpus = _among(online, cgroupshare.cpus_of(cpumask), "cpumask")
+    count = asked.value("CPUS") or 0
+    if 0 < count < len(cpus or online):
+        cpus = cgroupshare.least_loaded(cgroup, count, cpus or online)
+    return [("cpus", cpus), ("mems", mems)]
+
+
+def _among(have: list[int], wanted: list[int], option: str) -> list[int]:
+    if found := [number for number in wanted if number in have]:
+        return found
+    listed = ",".join(map(str, have))
+    raise VzError(f"Error: nothing of --{option} is online: the node has {listed}", Exit.SETFSHD)
+
+
+# --- disks -----------------------------------------------------------------------------------
+
+
+def _throttle(asked: Applied, cgroup: str, private: str, keys: Sequence[str]) -> Write:
+    """What writes io.max, and returns the options that are not applied.
+
+    Raises VzError 148 when there is a limit and no disk."""
+    from vzpy import disks
+
+    found = disks.under(private)
+    limit, operations = asked.value("IOLIMIT") or 0, asked.value("IOPSLIMIT") or 0
+    if (limit or operations) and not found:
+        raise VzError(
+            f"Error: no I/O limit is possible: {private} lies on no block device", Exit.SET_IO
+        )
+    options = [key.lower() for key in _IO if key in keys and asked.value(key)]
+
+    def write() -> list[str]:
+        try:
+            for disk in found:
+                cgroups.write(cgroup, "io.max", f"{disk} {ubc.io_max(limit, operations)}")
+        except OSError:
+            return options
+        return []
+
+    return write
+
+
+# --- other means -----------------------------------------------------------------------------
+
+
+def _apply_others(asked: Applied, cgroup: str, keys: Sequence[str]) -> list[str]:
+    """Beancounters that are no file of a cgroup; returns those that nobody enforces."""
+    refused, enforced = [], set(_HERE)
+    for module, served in OTHERS.items():
+        if set(served).intersection(keys):
+            refused += import_module(f"vzpy.story.{module}").apply(asked, cgroup)
+        enforced.update(key.lower() for key in served)
+    unenforced = [name for name in ubc.unenforced(asked, enforced) if name.upper() in keys]
+    return refused + unenforced

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 ROOMS = {
     "limits": (UBC, CPU, IO),
     "guest": (GUEST,),
+    "disk": (DISK,),
 }
 # The exit code of a room whose parameters could not be applied.
 FAILED = {
@@ -57,12 +58,13 @@ class Change:
     before: Config
     after: Config
     keys: tuple[str, ...]
+    undo: bool = False  # take back what was just done
 
     def of(self, keys: tuple[str, ...]) -> Change:
         return Change(self.vps, self.facts, self.before, self.after, keys)
 
     def back(self) -> Change:
-        return Change(self.vps, self.facts, self.after, self.before, self.keys)
+        return Change(self.vps, self.facts, self.after, self.before, self.keys, True)
 
 
 def apply(change: Change, save: bool, report: Report) -> list[str]:

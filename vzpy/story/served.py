@@ -3,7 +3,7 @@ command (DESIGN 3, "start without a room")."""
 
 from __future__ import annotations
 
-from vzpy.params import BY_KEY, CORE, PARAMS
+from vzpy.params import BY_KEY, CORE, PARAMS, UBC_KEYS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from vzpy.config import Config
 
 SERVED = frozenset((
-    "PHYSPAGES", "SWAPPAGES", "NUMPROC", "AVNUMPROC", "VM_OVERCOMMIT", "MEMINFO",
-    "NUMTCPSOCK", "NUMOTHERSOCK",
-    "CPUUNITS", "CPULIMIT", "CPUS", "HOSTNAME", "NAMESERVER", "SEARCHDOMAIN", "NAME", "CAPABILITY",
+    *UBC_KEYS, "VM_OVERCOMMIT", "MEMINFO",
+    "CPUUNITS", "CPULIMIT", "CPUS", "CPUMASK", "NODEMASK", "IOPRIO", "IOLIMIT", "IOPSLIMIT",
+    "HOSTNAME", "NAMESERVER", "SEARCHDOMAIN", "NAME", "CAPABILITY",
     "NETFILTER", "VE_ROOT", "VE_PRIVATE",
+    "DISK_QUOTA", "DISKSPACE", "DISKINODES", "QUOTATIME", "QUOTAUGIDLIMIT",
 ))
 
 

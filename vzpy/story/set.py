@@ -50,7 +50,7 @@ def set_params(vps: VPS, params: Mapping[str, object], save: bool, report: Repor
             raise NotRunning(NOT_RUNNING[UBC])
         from vzpy.story import limits
 
-        limits.live(live.Change(vps, facts, vps.config, vps.config, ("NUMPROC",)), report)
+        limits.reset(vps, facts, report)
         return
     if not vps.config.exists:
         report(ConfMissing(path=vps.conf_path))

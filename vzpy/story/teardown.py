@@ -3,7 +3,9 @@ daemon does after a halt from inside. Idempotent: whatever is already gone is su
 
 from __future__ import annotations
 
-from vzpy import cgroups, state
+import os
+
+from vzpy import cgroups, cgroupshare, state
 from vzpy.errors import Exit, VzError
 from vzpy.fault import fault
 from vzpy.story.mount import umount_root
@@ -22,6 +24,7 @@ def remove_cgroup(cgroup: str) -> None:
     fault("remove-cgroup")
     try:
         cgroups.remove(cgroup)
+        cgroupshare.share(os.path.dirname(cgroup))
     except OSError as err:
         raise VzError.of("Unable to stop container", err, Exit.STOP) from err
 

@@ -1,0 +1,123 @@
+"""What the VPSs of a node share: their part of the host's CPU time and of its protected memory,
+and which CPUs each has when it wants only some (cgroups(7), cpuset.cpus, memory.low)."""
+
+from __future__ import annotations
+
+import os
+
+from vzpy import cgroups
+from vzpy.cgroupread import number
+from vzpy.kernel.proc import slurp
+
+_WEIGHT_MAX = 10000
+_SUMMED = ("memory.low", "memory.min")
+
+
+def share(node: str) -> None:
+    """Give a node's cgroup the sum of what its VPSs have: the host is one competitor beside each of
+    them, and a VPS is protected only as far as the cgroup above it is.
+
+    Called whenever one has come, changed or gone; counted again when two calls met."""
+    for name in ("cpu.weight", *_SUMMED):
+        total = _sum(node, name)
+        while total is not None and _write(node, name, total):
+            before, total = total, _sum(node, name)
+            if total == before:
+                break
+
+
+def _sum(node: str, name: str) -> int | None:
+    """None where the node has no such file."""
+    if number(node, name) is None:
+        return None
+    return sum(number(path, name) or 0 for path in vps_of(node))
+
+
+def _write(node: str, name: str, total: int) -> bool:
+    if name == "cpu.weight":
+        total = max(1, min(total, _WEIGHT_MAX))
+    try:
+        cgroups.write(node, name, str(total))
+    except OSError:
+        return False
+    return True
+
+
+def vps_of(node: str) -> list[str]:
+    """The cgroups vz/N of a node."""
+    try:
+        with os.scandir(node) as entries:
+            return [entry.path for entry in entries if entry.name.isdigit()]
+    except OSError:
+        return []
+
+
+def guaranteed(node: str, but: str) -> tuple[int, int]:
+    """Sums of memory.low and memory.min of all VPSs but one, in bytes."""
+    others = [path for path in vps_of(node) if path != but]
+    low, least = (sum(number(path, name) or 0 for path in others) for name in _SUMMED)
+    return low, least
+
+
+# --- CPUs ------------------------------------------------------------------------------------
+
+
+def cpus_of(text: str) -> list[int]:
+    """`0-2,7` as a list, ascending (cpuset(7), List format)."""
+    found: set[int] = set()
+    for item in text.strip().split(","):
+        first, dash, last = item.partition("-")
+        if first:
+            found.update(range(int(first), int(last if dash else first) + 1))
+    return sorted(found)
+
+
+def allowed(node: str, kind: str = "cpus") -> list[int] | None:
+    """CPUs (or, with `mems`, memory nodes) that a node's VPSs may have: those that are online.
+    None where the controller is missing."""
+    try:
+        return cpus_of(slurp(f"{node}/cpuset.{kind}.effective").decode())
+    except OSError:
+        return None
+
+
+def least_loaded(path: str, count: int, among: list[int]) -> list[int]:
+    """`count` CPUs for the VPS vz/N, those that the fewest VPSs have been given. One that has so
+    many of them keeps them."""
+    load = dict.fromkeys(among, 0)
+    for other in vps_of(os.path.dirname(path)):
+        given = [cpu for cpu in _cpus_given(other) if cpu in load]
+        if other == path:
+            if len(given) == count:
+                return given
+            continue
+        for cpu in given:
+            load[cpu] += 1
+    return sorted(sorted(among, key=lambda cpu: (load[cpu], cpu))[:count])
+
+
+def _cpus_given(path: str) -> list[int]:
+    try:
+        return cpus_of(slurp(f"{path}/cpuset.cpus").decode())
+    except OSError:
+        return []
+
+
+def cpus_of_nodes(nodes: list[int], sys: str = "/sys") -> list[int]:
+    """The CPUs of some NUMA nodes; a node that is not there has none."""
+    found: list[int] = []
+    for node in nodes:
+        try:
+            found += cpus_of(slurp(f"{sys}/devices/system/node/node{node}/cpulist").decode())
+        except OSError:
+            pass
+    return sorted(found)
+
+
+def write_cpuset(path: str, kind: str, numbers: list[int]) -> bool:
+    """cpuset.cpus or cpuset.mems; an empty list is no restriction. False when it cannot be."""
+    try:
+        cgroups.write(path, f"cpuset.{kind}", ",".join(map(str, numbers)) or "\n")
+    except OSError:
+        return False
+    return True

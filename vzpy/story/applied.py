@@ -1,0 +1,54 @@
+"""What holds for a running VPS of the limits' rooms: what its start and every `set` since then
+wrote down, whatever N.conf says by now."""
+
+from __future__ import annotations
+
+from vzpy import cgroupread
+from vzpy.params import BY_KEY, CPU, IO, PARAMS, UBC
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from vzpy.model import Facts
+    from vzpy.ubc import Values
+
+KEYS = tuple(param.key for param in PARAMS if param.room in (UBC, CPU, IO))
+
+
+class Applied:
+    """Parameters by their texts, with the `value` of a configuration."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        self.texts = texts
+
+    def value(self, key: str) -> Any:
+        from vzpy import values
+
+        text = self.texts.get(key)
+        return None if text is None else values.parse(BY_KEY[key].kind, text)
+
+    def changed(self, config: Values, keys: Iterable[str]) -> Applied:
+        """The same with some parameters as another configuration has them."""
+        from vzpy import values
+
+        texts = dict(self.texts)
+        for key in keys:
+            texts.pop(key, None)
+            if (value := config.value(key)) is not None:
+                texts[key] = values.text(BY_KEY[key].kind, value)
+        return Applied(texts)
+
+    def write(self, cgroup: str) -> None:
+        cgroupread.write_applied(cgroup, self.texts)
+
+
+def of_config(config: Values) -> Applied:
+    return Applied({}).changed(config, KEYS)
+
+
+def of_running(facts: Facts, config: Values) -> Applied:
+    """What was written down, else what N.conf says."""
+    texts = cgroupread.applied(facts.cgroup)
+    return of_config(config) if texts is None else Applied(texts)
