@@ -43,7 +43,8 @@ lint: $(READY)
 
 test: $(READY)
 	tools/need.sh test
-	$(VENV)/bin/pytest tests
+	$(VENV)/bin/pytest -n logical --dist loadfile -m 'not vm' tests
+	$(VENV)/bin/pytest tests/vm
 
 test-fast: $(READY)
 	$(VENV)/bin/pytest tests/unit tests/test_floors.py tests/test_linters.py \

@@ -1,0 +1,171 @@
+"""Netlink sockets and messages (netlink(7)): requests go out in one datagram, each is answered.
+
+Nothing of what is asked: the words of routing are in rtnetlink.py."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import struct
+
+from vzpy.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+NETLINK_ROUTE = 0
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
+
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_SOL_NETLINK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 11, 12
+_NLM_F_CAPPED, _NLM_F_ACK_TLVS, _NLMSGERR_ATTR_MSG = 0x100, 0x200, 1
+_NLA_F_NESTED = 0x8000
+_TYPE_MASK = 0x3FFF
+_HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+# A datagram is one skb, and its answers wait in the receive buffer: so many requests at once.
+_AT_ONCE = 64
+_MAX = 1 << 17
+
+
+@record
+class Request:
+    """One message without its header; `what` names it in an error, as ip(8) would be asked."""
+
+    kind: int
+    flags: int
+    body: bytes
+    what: str
+
+    def packed(self, sequence: int) -> bytes:
+        flags = self.flags | NLM_F_REQUEST
+        return _HEAD.pack(_HEAD.size + len(self.body), self.kind, flags, sequence, 0) + self.body
+
+
+def attr(kind: int, value: bytes | str | int) -> bytes:
+    """One attribute; a number goes as 32 bits, a text with its NUL."""
+    if isinstance(value, int):
+        value = struct.pack("=I", value)
+    elif isinstance(value, str):
+        value = os.fsencode(value) + b"\0"
+    padding = bytes(-len(value) % 4)
+    return struct.pack("=HH", 4 + len(value), kind) + value + padding
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    return attr(kind | _NLA_F_NESTED, b"".join(attributes))
+
+
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    """The attributes from an offset on, by their type; of one that comes twice the last."""
+    found = {}
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4:
+            break
+        found[kind & _TYPE_MASK] = data[offset + 4 : offset + length]
+        offset += length + 3 & ~3
+    return found
+
+
+class Socket:
+    """A connection to the kernel, of the network namespace the calling thread is in.
+
+    groups  a mask of multicast groups whose messages come by themselves"""
+
+    def __init__(self, groups: int = 0) -> None:
+        self._sock = _socket.socket(
+            _socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, NETLINK_ROUTE
+        )
+        self._sock.bind((0, groups))
+        for option in (_NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
+            self._sock.setsockopt(_SOL_NETLINK, option, 1)
+        self._sequence = 0
+
+    def __enter__(self) -> Socket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def send(self, requests: Sequence[Request], ignore: Sequence[int] = ()) -> None:
+        """Have requests carried out in order, all of them even when one fails.
+
+        ignore  errnos that count as success
+        Raises OSError of the first that failed, its `filename` saying what was asked."""
+        failed = None
+        for start in range(0, len(requests), _AT_ONCE):
+            part = requests[start : start + _AT_ONCE]
+            first = self._sequence + 1
+            self._sequence += len(part)
+            self._sock.send(b"".join(
+                Request(r.kind, r.flags | NLM_F_ACK, r.body, "").packed(first + i)
+                for i, r in enumerate(part)
+            ))
+            answered = 0
+            while answered < len(part):
+                for kind, flags, sequence, body in self._messages():
+                    if kind == _NLMSG_ERROR and first <= sequence < first + len(part):
+                        answered += 1
+                        number = -struct.unpack_from("=i", body)[0]
+                        if number and number not in ignore and not failed:
+                            what = part[sequence - first].what
+                            failed = OSError(number, _reason(number, flags, body), what)
+        if failed:
+            raise failed
+
+    def ask(self, request: Request) -> list[tuple[int, bytes]]:
+        """The messages that answer a request, (type, body) each. Raises OSError."""
+        self._sequence += 1
+        sequence = self._sequence
+        self._sock.send(request.packed(sequence))
+        found: list[tuple[int, bytes]] = []
+        dump = request.flags & NLM_F_DUMP == NLM_F_DUMP
+        while True:
+            for kind, flags, number, body in self._messages():
+                if number != sequence:
+                    continue
+                if kind == _NLMSG_ERROR:
+                    error = -struct.unpack_from("=i", body)[0]
+                    if error:
+                        raise OSError(error, _reason(error, flags, body), request.what)
+                    return found
+                if kind == _NLMSG_DONE:
+                    return found
+                found.append((kind, body))
+                if not dump:
+                    return found
+
+    def heard(self) -> list[tuple[int, bytes]]:
+        """The next messages of the groups, (type, body) each.
+
+        Raises OSError: ENOBUFS when some were lost."""
+        return [(kind, body) for kind, _, _, body in self._messages()]
+
+    def _messages(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """One datagram's messages: type, flags, sequence, body."""
+        data = self._sock.recv(_MAX)
+        offset = 0
+        while offset + _HEAD.size <= len(data):
+            length, kind, flags, sequence, _ = _HEAD.unpack_from(data, offset)
+            yield kind, flags, sequence, data[offset + _HEAD.size : offset + length]
+            offset += length + 3 & ~3
+
+
+def _reason(number: int, flags: int, body: bytes) -> str:
+    """What the kernel says of an error: its own sentence where it gives one."""
+    text = os.strerror(number)
+    if flags & _NLM_F_ACK_TLVS:
+        # struct nlmsgerr: the error, then the request's header, or all of it
+        request = _HEAD.size if flags & _NLM_F_CAPPED else struct.unpack_from("=I", body, 4)[0]
+        said = attributes(body, 4 + (request + 3 & ~3)).get(_NLMSGERR_ATTR_MSG)
+        if said:
+            text += f" ({said.rstrip(bytes(1)).decode(errors='replace')})"
+    return text
