@@ -17,23 +17,24 @@ if TYPE_CHECKING:
     from typing import Any
 
 # commands of bpf(2)
-_MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM = 0, 1, 2
+_MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM = 0, 1, 2, 3
 _PROG_LOAD, _PROG_ATTACH, _PROG_DETACH = 5, 8, 9
 _PROG_GET_FD_BY_ID, _MAP_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 13, 14, 15
 _PROG_QUERY, _BTF_LOAD = 16, 18
 
 # types of programs, and where they are attached
-PROG_CGROUP_SOCK, PROG_CGROUP_DEVICE = 9, 15
+PROG_SCHED_CLS, PROG_CGROUP_SOCK, PROG_CGROUP_DEVICE = 3, 9, 15
 CGROUP_INET_SOCK_CREATE, CGROUP_DEVICE, CGROUP_INET_SOCK_RELEASE = 2, 6, 34
 ALLOW_OVERRIDE = 1  # the program of a cgroup below replaces this one
 ALLOW_MULTI = 2  # programs of cgroups below run as well, and others beside this one
 REPLACE = 4
 
 # types of maps
-MAP_ARRAY, MAP_SK_STORAGE = 2, 24
+MAP_HASH, MAP_ARRAY, MAP_SK_STORAGE = 1, 2, 24
 MAP_NO_PREALLOC = 1
 
 # helper functions (bpf-helpers(7))
+MAP_LOOKUP_ELEM, SKB_LOAD_BYTES = 1, 26
 SK_STORAGE_GET, SET_RETVAL = 107, 187
 SK_STORAGE_CREATE = 1
 
@@ -42,7 +43,7 @@ R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = range(11)
 
 _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 _ALU = {"+": 0x00, "-": 0x10, "|": 0x40, "&": 0x50, "<<": 0x60, ">>": 0x70, "=": 0xB0}
-_JUMPS = {"==": 0x10, ">": 0x20, ">=": 0x30, "&": 0x40, "!=": 0x50, "s>": 0x60, "s>=": 0x70}
+_JUMPS = {"==": 0x10, ">": 0x20, "!=": 0x50, "s>": 0x60, "s>=": 0x70, "<": 0xA0}
 _IMM64, _PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE = 0x18, 1, 2
 _FETCH = 1
 _LOG_SIZE = 1 << 20
@@ -76,9 +77,6 @@ class Code:
         """*(dst + offset) = src."""
         self._add(0x63 | _SIZES[size], dst, src, offset)
 
-    def store_number(self, dst: int, offset: int, value: int, size: int = 8) -> None:
-        self._add(0x62 | _SIZES[size], dst, 0, offset, value)
-
     def fetch_add(self, dst: int, offset: int, src: int) -> None:
         """Atomically *(dst + offset) += src, of 8 bytes; src becomes what was there before."""
         self._add(0xDB, dst, src, offset, _FETCH)
@@ -92,8 +90,8 @@ class Code:
         self._jump(to, 0x05)
 
     def jump_if(self, to: str, dst: int, op: str, value: int) -> None:
-        """To a label when `dst op value` holds, in 64 bits: "==", "!=", ">", ">=", "&", and with
-        signs "s>", "s>="; value a number."""
+        """To a label when `dst op value` holds, in 64 bits: "==", "!=", ">", "<", and with signs
+        "s>", "s>="; value a number."""
         self._jump(to, 0x05 | _JUMPS[op], dst, imm=value)
 
     def jump_if_to(self, to: str, dst: int, op: str, src: int) -> None:
@@ -141,6 +139,24 @@ class Code:
         self._add(0)
 
 
+class Opened:
+    """Descriptors that are closed at the end."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def __call__(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+
 # The system call
 
 
@@ -158,12 +174,18 @@ def _attr(layout: str, *fields: int | bytes) -> Any:
 
 
 def map_create(
-    kind: int, value_size: int, name: str, flags: int = 0, btf: int = 0, entries: int = 1
+    kind: int,
+    value_size: int,
+    name: str,
+    flags: int = 0,
+    btf: int = 0,
+    entries: int = 1,
+    key_size: int = 4,
 ) -> int:
-    """A new map with keys of 4 bytes: its descriptor.
+    """A new map: its descriptor.
 
     btf  descriptor of a description whose type 1 is that of key and value"""
-    attr = _attr("7I16s5I", kind, 4, value_size, entries, flags, 0, 0, name.encode(),
+    attr = _attr("7I16s5I", kind, key_size, value_size, entries, flags, 0, 0, name.encode(),
                  0, btf, 1 if btf else 0, 1 if btf else 0, 0)
     return _bpf(_MAP_CREATE, attr)
 
@@ -175,9 +197,19 @@ def map_lookup(fd: int, size: int, key: int = 0) -> bytes:
     return bytes(value)
 
 
-def map_update(fd: int, value: bytes, key: int = 0) -> None:
-    wanted, new = _buffer(struct.pack("=I", key)), _buffer(value)
+def map_update(fd: int, value: bytes, key: int | bytes = 0) -> None:
+    wanted, new = _key(key), _buffer(value)
     _bpf(_MAP_UPDATE_ELEM, _attr("IIQQQ", fd, 0, addressof(wanted), addressof(new), 0))
+
+
+def map_delete(fd: int, key: int | bytes) -> None:
+    """Raises OSError ENOENT."""
+    wanted = _key(key)
+    _bpf(_MAP_DELETE_ELEM, _attr("IIQ", fd, 0, addressof(wanted)))
+
+
+def _key(key: int | bytes) -> Any:
+    return _buffer(key if isinstance(key, bytes) else struct.pack("=I", key))
 
 
 def btf_of_int() -> int:
@@ -233,10 +265,15 @@ def prog_query(cgroup: int, attach: int) -> list[int]:
     return list(struct.unpack_from(f"={count}I", bytes(ids)))
 
 
+def prog_by_id(number: int) -> int:
+    """A descriptor of a program. Raises OSError ENOENT."""
+    return _bpf(_PROG_GET_FD_BY_ID, _attr("I", number))
+
+
 def find(cgroup: int, attach: int, name: str) -> int:
     """A descriptor of the program of that name which is attached to a cgroup, -1 without one."""
     for number in prog_query(cgroup, attach):
-        fd = _bpf(_PROG_GET_FD_BY_ID, _attr("I", number))
+        fd = prog_by_id(number)
         if _name(_info(fd), 64) == name:
             return fd
         os.close(fd)
