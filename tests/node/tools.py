@@ -102,6 +102,16 @@ def _sys_resource() -> str:
     return "" if caps.bounding_of(os.getpid()) & caps.mask(["sys_resource"]) else "not permitted"
 
 
+def _project_quota() -> str:
+    from vzpy import quota
+
+    fd = quota.open_tree(str(CACHE))
+    try:
+        return "" if quota.enforced(fd) else quota.why_not(str(CACHE))
+    finally:
+        os.close(fd)
+
+
 def _program(name: str):
     return lambda: "" if shutil.which(name) else "not installed"
 
@@ -136,6 +146,7 @@ ABILITIES = {
     "strace": _program("strace"),
     "nftables": _program("nft"),
     "tmpfs": _tmpfs,
+    "project quota": _project_quota,
     "debian template": _template(DEBIAN),
     **{f"{name} template": _template(name) for name in INITS.values()},
 }

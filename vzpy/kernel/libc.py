@@ -82,6 +82,7 @@ NR_clone3 = 435
 NR_close_range = 436
 NR_openat2 = 437
 NR_mount_setattr = 442
+NR_quotactl_fd = 443
 
 _OLDER = {
     #   pivot_root seccomp keyctl ioprio_set capset bpf quotactl rt_sigtimedwait rt_sigaction

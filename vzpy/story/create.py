@@ -125,8 +125,14 @@ def _steps(
             report(NameAssigned(name=plan.name))
         step("build")
         report(Creating(template=plan.template))
+        if plan.quota:
+            from vzpy.story import disk
+
+            undone(disk.drop, paths, ctid)
+            disk.made(paths, ctid, plan, mine, report)
         area.fill(
-            plan.scratch, plan.layout, plan.template_dir, plan.template, mine, report, progress
+            plan.scratch, plan.layout, plan.template_dir, plan.template, mine, report, progress,
+            plan.disk,
         )
         step("root")
         if not os.path.isdir(plan.root):
@@ -136,6 +142,8 @@ def _steps(
         step("private")
         os.rename(plan.scratch, plan.private)
         undone(_discard, plan.private)
+        if plan.quota:
+            disk.moved(paths, ctid, plan)
         step("tree")
         if plan.layout == "overlay":
             undone(template.release_tree, plan.private)
@@ -234,6 +242,10 @@ def recover(node: Node, ctid: int) -> None:
             _discard(f"{private}.tmp")
         if name and now.own("NAME") != name:
             names.release(node.paths, ctid, name)
+        if not now.exists and os.path.exists(node.paths.quota_file(ctid)):
+            from vzpy.story import disk
+
+            disk.drop(node.paths, ctid)
         if root and not now.exists and os.path.isdir(root) and not rootfs.is_mounted(root):
             os.rmdir(root)
         _unlink(journal)

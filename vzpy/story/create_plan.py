@@ -7,6 +7,7 @@ import os
 from vzpy import actions, config, options, params, rootfs, template, values
 from vzpy.errors import Exit, UsageError, ValueInvalid, VzError
 from vzpy.events import ConfExists
+from vzpy.model import layout_name
 from vzpy.record import record
 from vzpy.story import area
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from vzpy.config import Config
     from vzpy.events import Report
+    from vzpy.image import Disk
     from vzpy.node import Node
 
 
@@ -34,6 +36,8 @@ class Plan:
     template: str
     name: str
     local: tuple[str | None, str | None, str | None]  # LOCAL_UID, LOCAL_GID, LOCAL_IDS
+    disk: Disk | None = None  # of an image
+    quota: Config | None = None  # the whole configuration, where it asks for disk quota
 
     @property
     def scratch(self) -> str:
@@ -91,7 +95,8 @@ def plan(
     root = _folder(merged, "VE_ROOT", Exit.VE_ROOT_NOTSET)
     if not area.is_free(private):
         raise VzError(f"Private area already exists in {private}", Exit.FS_PRVT_AREA_EXIST)
-    layout = _layout(merged, asked, f"{node.paths.etc}/vz.conf")
+    layout, *modes = _layout(merged, asked)
+    disk = _disk(merged, modes, report) if layout == "image" else None
     name = asked.get("NAME") or ""
     wanted = merged.raw("OSTEMPLATE") or merged.raw("DEF_OSTEMPLATE")
     if not wanted:
@@ -119,10 +124,12 @@ def plan(
     base = _read(source or conf)
     return Plan(
         ctid, conf, base, changes, private, root, layout, template_dir, ostemplate, name,
-        (local[0], local[1], local[2]),
+        (local[0], local[1], local[2]), disk,
+        merged if layout != "image" and all(map(merged.value, _QUOTA)) else None,
     )  # fmt: skip
 
 
+_QUOTA = ("DISK_QUOTA", "DISKSPACE", "DISKINODES")
 _LOCAL = ("LOCAL_UID", "LOCAL_GID", "LOCAL_IDS")
 
 
@@ -160,18 +167,27 @@ def _folder(merged: Config, key: str, code: int) -> str:
     return os.path.normpath(path)
 
 
-def _layout(merged: Config, asked: dict[str, str], global_conf: str) -> str:
-    layout = merged.value("VE_LAYOUT") or "overlay"
-    if layout == "overlay" and "VE_LAYOUT" not in asked and merged.value("QUOTAUGIDLIMIT"):
-        layout = "simfs"  # quota tools inside do not work on an overlay root
-    if layout in ("ploop", "image"):
+def _layout(merged: Config, asked: dict[str, str]) -> list[str]:
+    """The layout, and after it the modes of an image."""
+    given = merged.value("VE_LAYOUT") or "overlay"
+    if given == "overlay" and "VE_LAYOUT" not in asked and merged.value("QUOTAUGIDLIMIT"):
+        given = "simfs"  # quota tools inside do not work on an overlay root
+    modes = given.partition(":")[2]
+    return [layout_name(given), *modes.split(",")]
+
+
+def _disk(merged: Config, modes: list[str], report: Report) -> Disk:
+    """Raises VzError 63."""
+    from vzpy.image import Disk
+
+    space = merged.value("DISKSPACE")
+    if space is None:
         raise VzError(
-            f"Layout {layout} is not supported\n"
-            "Alternatively, if you can't or don't want to use ploop, please\n"
-            f"add --layout simfs option, or set VE_LAYOUT=simfs in {global_conf}",
-            Exit.PLOOP_UNSUP,
+            "Error: diskspace not set (required for ploop)",
+            Exit.DISKSPACE_NOT_SET,
+            hint="--diskspace says how large the image is to be.",
         )
-    return str(layout)
+    return Disk.of(space[1], tuple(modes))
 
 
 def _read(path: str) -> str:

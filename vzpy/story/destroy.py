@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from vzpy.events import Report
     from vzpy.vps import VPS
 
-STEPS = ("remove-private", "release-names", "remove-root", "remove-dump", "rename-config", "sweep")
+STEPS = (
+    "drop-quota", "remove-private", "release-names", "remove-root", "remove-dump", "rename-config",
+    "sweep",
+)  # fmt: skip
 
 
 def destroy(vps: VPS, report: Report) -> None:
@@ -36,6 +39,11 @@ def destroy(vps: VPS, report: Report) -> None:
     recover(vps.node, vps.ctid)
     report(Destroying(path=private))
     try:
+        step("drop-quota")
+        if os.path.exists(paths.quota_file(vps.ctid)):
+            from vzpy.story import disk
+
+            disk.drop(paths, vps.ctid)
         step("remove-private")
         area = _remove_private(vps, private, report)
         step("release-names")

@@ -6,7 +6,7 @@ import os
 
 from vzpy import rootfs, scripts
 from vzpy.errors import AlreadyRunning, Exit, VzError
-from vzpy.events import AlreadyMounted, Mounted, Unmounted
+from vzpy.events import AlreadyMounted, Mounted, NotApplied, Unmounted
 from vzpy.fault import fault
 from vzpy.model import IdRange
 
@@ -28,11 +28,13 @@ def mount(vps: VPS, report: Report) -> None:
         from vzpy.story import owner
 
         owner.settle(vps, report)
-    mount_root(vps, report)
+    if not_applied := mount_root(vps, report):
+        report(NotApplied(what=", ".join(not_applied)))
 
 
-def mount_root(vps: VPS, report: Report, hooks: bool = True) -> None:
-    """Mount VE_ROOT by the layout of the VPS; when the mount script fails it is undone."""
+def mount_root(vps: VPS, report: Report, hooks: bool = True) -> list[str]:
+    """Disk quota on, then VE_ROOT mounted by the layout of the VPS; when a step fails both are
+    undone. Returns the options that this node does not apply."""
     private, root = vps.private, vps.root
     if not os.path.isdir(private):
         raise VzError(f"Container private area {private} does not exist", Exit.FS_NOPRVT)
@@ -43,23 +45,44 @@ def mount_root(vps: VPS, report: Report, hooks: bool = True) -> None:
         os.makedirs(root, 0o755, exist_ok=True)
     except OSError as err:
         raise VzError.of(f"Can't create mount point {root}", err, Exit.FS_MPOINTCREATE) from err
-    fault("mount-root")
+    not_applied = quota_on(vps, report)
     try:
-        by_layout(vps.layout, private, root, vps.ids)
-    except OSError as err:
-        raise VzError.of(f"Can't mount: {root} {private}", err, Exit.FS_CANTMOUNT) from err
-    try:
+        fault("mount-root")
+        by_layout(vps.layout, private, root, vps.ids, vps.config.value("MOUNT_OPTS") or "")
         if hooks:
             fault("mount-script")
             scripts.run(vps.node.paths, vps.ctid, "mount")
-    except BaseException:
+    except BaseException as err:
         rootfs.umount(root)
+        quota_off(vps, report)
+        if isinstance(err, OSError):
+            raise VzError.of(f"Can't mount: {root} {private}", err, Exit.FS_CANTMOUNT) from err
         raise
     report(Mounted())
+    return not_applied
 
 
-def by_layout(layout: str, private: str, root: str, holder: IdRange) -> None:
-    """Raises OSError; VzError 47 when the template tree is gone, 99 for a layout not there yet."""
+def quota_on(vps: VPS, report: Report) -> list[str]:
+    """Returns the options that this node does not apply. Raises VzError 60 to 64."""
+    if not vps.config.value("DISK_QUOTA"):
+        return []
+    from vzpy.story import disk
+
+    return disk.on(vps, report)
+
+
+def quota_off(vps: VPS, report: Report) -> None:
+    """Whatever the configuration says by now; of a VPS without quota nothing is looked at."""
+    if os.path.exists(vps.node.paths.quota_file(vps.ctid)):
+        from vzpy.story import disk
+
+        disk.off(vps, report)
+
+
+def by_layout(layout: str, private: str, root: str, holder: IdRange, options: str = "") -> None:
+    """options  of an image: MOUNT_OPTS
+
+    Raises OSError; VzError 47 when the template tree is gone, 150 when the image is, 152."""
     from vzpy import ns, template  # who only unmounts does not pay for them
 
     if layout == "overlay":
@@ -76,11 +99,38 @@ def by_layout(layout: str, private: str, root: str, holder: IdRange) -> None:
         finally:
             os.close(view)
     else:
-        raise VzError(
-            f"Layout {layout} is not supported",
-            Exit.PLOOP_UNSUP,
-            hint="Use --layout overlay or --layout simfs",
-        )
+        mount_image(private, root, options)
+
+
+def mount_image(private: str, root: str, options: str) -> None:
+    """VE_ROOT = the file system in VE_PRIVATE's image. Raises VzError 150, 152."""
+    from vzpy import image
+    from vzpy.kernel.mount import move_mount
+
+    path = image.path_of(private)
+    try:
+        fd = image.mount(path, options)
+    except FileNotFoundError as err:
+        raise VzError.of("Cannot mount the image", err, Exit.IMAGE_NOT_FOUND) from err
+    except OSError as err:
+        raise VzError.of(f"Cannot mount the image {path}", err, Exit.IMAGE_MOUNT) from err
+    try:
+        fault("mount-image")
+        move_mount(fd, root)
+    finally:
+        os.close(fd)
+
+
+def show_as(tree: int, holder: IdRange) -> None:
+    """Give the files of an image, a detached mount, to the ids of the VPS."""
+    from vzpy import ns
+    from vzpy.kernel.mount import MOUNT_ATTR_IDMAP, mount_setattr
+
+    view = ns.idmap_userns(holder.map_text())
+    try:
+        mount_setattr(tree, MOUNT_ATTR_IDMAP, userns=view)
+    finally:
+        os.close(view)
 
 
 def umount(vps: VPS, report: Report) -> None:
@@ -105,6 +155,7 @@ def umount_root(vps: VPS, root: str, report: Report, hooks: bool = True) -> None
     except OSError as err:
         raise VzError.of(f"Can't umount {root}", err, Exit.FS_CANTUMOUNT) from err
     report(Unmounted())
+    quota_off(vps, report)
     if hooks:
         fault("postumount-script")
         scripts.run(vps.node.paths, vps.ctid, "postumount")

@@ -35,7 +35,7 @@ from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts
 from vzpy.record import record
 from vzpy.story import ctscript, enter, limits, owner, parent
-from vzpy.story.mount import mount_root, show_as, umount_root
+from vzpy.story.mount import mount_root, quota_on, show_as, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
 from vzpy.sync import CONSOLE, GO, MAPPED, NOTIFY, PID, READY, WARN, Channel
@@ -160,7 +160,9 @@ def prepared(
     state.write_facts(node.paths, facts_of(vps, 0, cgroup))
     if manner.remount or not rootfs.is_mounted(vps.root):
         undo.callback(umount_root, vps, vps.root, report, hooks=False)
-        mount_root(vps, report, hooks)
+        not_applied = mount_root(vps, report, hooks)
+    else:
+        not_applied = quota_on(vps, report)
     if hooks:
         _step("prestart-script", report)
         scripts.run_prestart(node.paths, ctid)
@@ -170,7 +172,7 @@ def prepared(
     undo.callback(remove_cgroup, cgroup)
     cgroups.make(cgroup, vps.ids)
     _step("limits", report)
-    not_applied = [*limits.before_birth(vps, cgroup, report), *unserved_of(vps.config)]
+    not_applied += [*limits.before_birth(vps, cgroup, report), *unserved_of(vps.config)]
 
     _step("launch", report)
     birth, handed = prepare(vps, cgroup, talk, pty=keeper.by_daemon, setup=manner.setup)

@@ -1,0 +1,225 @@
+"""What the kernel counts and limits of a directory tree, and of the users in an id range.
+
+    ext4, xfs   a project: its id is on every file of the tree, new ones inherit it
+    btrfs       the qgroup of a subvolume (qgroup.py): hard limit of space only
+
+A descriptor of the tree says which file system is meant. Limits of space are in KiB, use in bytes,
+times in seconds since the epoch, as the kernel has them (kernel/quotactl.py)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+
+from vzpy.kernel import quotactl as q
+from vzpy.kernel.proc import unescape
+from vzpy.quotafile import Row, Ugid
+from vzpy.record import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vzpy.model import IdRange
+
+KINDS = (q.USRQUOTA, q.GRPQUOTA)
+_OFF = (errno.ESRCH, errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL)
+
+def open_tree(path: str) -> int:
+    """A descriptor of the directory. Raises OSError."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def mount_of(path: str) -> tuple[str, str]:
+    """(source, type) of the file system that holds a path (proc_pid_mountinfo(5))."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            head, _, rest = line.partition(b" - ")
+            if head.split()[2] == wanted.encode():
+                fstype, source = rest.split()[:2]
+                return unescape(source), fstype.decode()
+    return "the device", "unknown"
+
+
+def enforced(fd: int, kind: int = q.PRJQUOTA) -> bool:
+    """Limits of that kind hold on this file system."""
+    try:
+        return bool(q.enforced(fd) & q.ENFORCED[kind])
+    except OSError as err:
+        if err.errno in _OFF:
+            return False
+        raise
+
+
+def why_not(path: str) -> str:
+    """What keeps project quota from being possible there."""
+    return f"no project quota on {path}, {mount_of(path)[1]}: `vz doctor` tells the remedy"
+
+
+# A project
+
+
+def project_of(fd: int) -> int:
+    """The project that new files of a directory inherit, 0 when they do not."""
+    try:
+        xflags, projid = q.fsgetxattr(fd)
+    except OSError as err:
+        if err.errno in _OFF:
+            return 0
+        raise
+    return projid if xflags & q.FS_XFLAG_PROJINHERIT else 0
+
+
+def attach(path: str, project: int) -> None:
+    """Put a tree under a project, whatever it was under; with 0 under none.
+
+    Files first and their directory after them, so that a tree whose top has the project is done.
+    Sockets, fifos, device nodes and links keep what they have: the kernel takes a descriptor.
+    Raises OSError."""
+    fd = open_tree(path)
+    try:
+        _attach(fd, project, os.fstat(fd).st_dev)
+    finally:
+        os.close(fd)
+
+
+def _attach(folder: int, project: int, device: int) -> None:
+    with os.scandir(folder) as entries:
+        found = [(e.name, e.stat(follow_symlinks=False)) for e in entries]
+    for name, about in found:
+        is_dir = stat.S_ISDIR(about.st_mode)
+        if about.st_dev != device or not (is_dir or stat.S_ISREG(about.st_mode)):
+            continue
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(name, flags | (os.O_DIRECTORY if is_dir else 0), dir_fd=folder)
+        except OSError as err:
+            if err.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+                continue  # a living tree
+            raise
+        try:
+            if is_dir:
+                _attach(fd, project, device)
+            else:
+                _put(fd, project, inherit=False)
+        finally:
+            os.close(fd)
+    _put(folder, project, inherit=bool(project))
+
+
+def _put(fd: int, project: int, inherit: bool) -> None:
+    xflags, now = q.fsgetxattr(fd)
+    wanted = xflags & ~q.FS_XFLAG_PROJINHERIT | (q.FS_XFLAG_PROJINHERIT if inherit else 0)
+    if (xflags, now) != (wanted, project):
+        q.fssetxattr(fd, wanted, project)
+
+
+def read(fd: int, kind: int, qid: int) -> q.Dqblk:
+    """What is counted and limited of an id; nothing, of one that is not recorded."""
+    try:
+        return q.getquota(fd, kind, qid)
+    except OSError as err:
+        if err.errno == errno.ENOENT:
+            return q.Dqblk()
+        raise
+
+
+def is_unused(fd: int, project: int) -> bool:
+    """Nothing is counted for a project, so nobody's files are in it."""
+    found = read(fd, q.PRJQUOTA, project)
+    return not found.curspace and not found.curinodes
+
+
+def rows(fd: int, project: int, space: Row, inodes: Row) -> tuple[Row, Row]:
+    """The same limits with what is counted now."""
+    found = read(fd, q.PRJQUOTA, project)
+    return (
+        replace(space, used=found.curspace, expires=_shown(found.btime, found.curspace, space, 10)),
+        replace(inodes, used=found.curinodes, expires=_shown(found.itime, found.curinodes, inodes)),
+    )
+
+
+def _shown(timer: int, used: int, row: Row, shift: int = 0) -> int:
+    """When the soft limit turns hard, as far as it is exceeded. Without grace the kernel's limit
+    is the soft one, and is never exceeded."""
+    return timer if is_over(used, row, shift) else 0
+
+
+def is_over(used: int, row: Row, shift: int = 0) -> bool:
+    """The soft limit is exceeded; shift: 10 for space, whose limits are in KiB."""
+    return bool(row.soft) and used > row.soft << shift
+
+
+def limit(fd: int, project: int, space: Row, inodes: Row) -> None:
+    """Set the limits of a project. What is over its soft limit already keeps its time, or gets
+    the grace of now when it had none: the kernel would give that of the whole file system."""
+    found = read(fd, q.PRJQUOTA, project)
+    now = int(time.time())
+    dqblk = q.Dqblk(
+        bhardlimit=_hard(space),
+        bsoftlimit=space.soft,
+        ihardlimit=_hard(inodes),
+        isoftlimit=inodes.soft,
+        btime=_timer(found.curspace, space, now, 10),
+        itime=_timer(found.curinodes, inodes, now),
+    )
+    q.setquota(fd, q.PRJQUOTA, project, dqblk, q.QIF_LIMITS | q.QIF_TIMES)
+
+
+def _hard(row: Row) -> int:
+    """Without grace the soft limit is hard at once."""
+    return row.soft if row.soft and not row.grace else row.hard
+
+
+def _timer(used: int, row: Row, now: int, shift: int = 0) -> int:
+    return (row.expires or now + row.grace) if is_over(used, row, shift) else 0
+
+
+def unlimit(fd: int, project: int) -> None:
+    """No limits; counting goes on, it cannot be stopped. Absence is success."""
+    try:
+        q.setquota(fd, q.PRJQUOTA, project, q.Dqblk(), q.QIF_LIMITS | q.QIF_TIMES)
+    except OSError as err:
+        if err.errno not in (*_OFF, errno.ENOENT):
+            raise
+
+
+# Users and groups of a range
+
+
+def ugids(fd: int, ids: IdRange) -> Iterator[Ugid]:
+    """What is recorded of the users and groups of a range, by their numbers inside."""
+    for kind in KINDS:
+        at = ids.base
+        while ids.holds(at):
+            try:
+                at, dqblk = q.getnextquota(fd, kind, at)
+            except OSError as err:
+                if err.errno in (errno.ENOENT, *_OFF):
+                    break
+                raise
+            if not ids.holds(at):
+                break
+            yield Ugid(kind, at - ids.base, dqblk)
+            at += 1
+
+
+def has_limits(dqblk: q.Dqblk) -> bool:
+    return bool(dqblk.bsoftlimit or dqblk.bhardlimit or dqblk.isoftlimit or dqblk.ihardlimit)
+
+
+def limit_ugid(fd: int, ids: IdRange, ugid: Ugid) -> None:
+    q.setquota(
+        fd, ugid.kind, ids.base + ugid.number, ugid.dqblk, q.QIF_LIMITS | q.QIF_TIMES
+    )
+
+
+def unlimit_range(fd: int, ids: IdRange) -> None:
+    """No limits for anybody of a range: before it is another VPS's. Absence is success."""
+    for ugid in ugids(fd, ids):
+        if has_limits(ugid.dqblk):
+            limit_ugid(fd, ids, replace(ugid, dqblk=q.Dqblk()))

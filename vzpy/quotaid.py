@@ -1,0 +1,409 @@
+"""One quota, by its number: the life of its file and of the limits in the kernel (quota.md 6.4).
+
+    init -> on <-> off -> drop        setlimit, setlimit2, stat, show in between
+
+Counting never stops, since the kernel cannot; `off` takes the limits away. The file is the record:
+what it says is on, but was not switched on in this boot, is dirty, and the kernel's count, which
+its journal keeps right, is taken. Everything is idempotent, so one that was cut short is repeated.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from vzpy import quota
+from vzpy.fault import fault
+from vzpy.kernel import quotactl as q
+from vzpy.kernel.proc import boot_id, mounts_below
+from vzpy.lockfile import Flock
+from vzpy.model import IdRange
+from vzpy.projects import Registry
+from vzpy.quotafile import QuotaError, QuotaFile, Row, Ugid, load, save
+from vzpy.record import record, replace
+
+STEPS = ("quota-attach", "quota-limit", "quota-file", "quota-saved", "quota-unlimit", "quota-drop")
+
+
+@record
+class Asked:
+    """Limits to be stored; None leaves what there is. Space in KiB, times in seconds.
+
+    ids  the range of the VPS whose users and groups are the second level"""
+
+    bsoft: int | None = None
+    bhard: int | None = None
+    isoft: int | None = None
+    ihard: int | None = None
+    bgrace: int | None = None
+    igrace: int | None = None
+    sub_quotas: bool | None = None
+    ugid_limit: int | None = None
+    ids: IdRange | None = None
+
+    def over(self, had: QuotaFile) -> QuotaFile:
+        space = Row(had.space.used, *_merged(
+            (self.bsoft, had.space.soft), (self.bhard, had.space.hard),
+            (None, had.space.expires), (self.bgrace, had.space.grace),
+        ))
+        inodes = Row(had.inodes.used, *_merged(
+            (self.isoft, had.inodes.soft), (self.ihard, had.inodes.hard),
+            (None, had.inodes.expires), (self.igrace, had.inodes.grace),
+        ))
+        # A new grace counts from now.
+        if space.grace != had.space.grace:
+            space = replace(space, expires=0)
+        if inodes.grace != had.inodes.grace:
+            inodes = replace(inodes, expires=0)
+        return replace(
+            had,
+            space=space,
+            inodes=inodes,
+            ugid_on=had.ugid_on if self.sub_quotas is None else self.sub_quotas,
+            ugid_limit=had.ugid_limit if self.ugid_limit is None else self.ugid_limit,
+            base=self.ids.base if self.ids else had.base,
+            count=self.ids.count if self.ids else had.count,
+        )
+
+
+def _merged(*pairs: tuple[int | None, int]) -> list[int]:
+    return [had if new is None else new for new, had in pairs]
+
+
+class NotPossible(QuotaError):
+    """The file system has no project quota, or it is not switched on."""
+
+    code = QuotaError.SYSCALL
+
+
+class Quota:
+    """file  where its record is; raises QuotaError, OSError"""
+
+    def __init__(self, number: int, file: str, registry: Registry | None = None) -> None:
+        self.number, self.file = number, file
+        self.registry = registry or Registry()
+
+    def locked(self) -> Flock:
+        """One change of a folder's quotas at a time."""
+        folder = os.path.dirname(self.file)
+        try:
+            os.makedirs(folder, 0o700, exist_ok=True)
+            return Flock(f"{folder}/.lock")
+        except OSError as err:
+            raise QuotaError.of(f"Cannot lock quota {self.number}", err, QuotaError.LOCK) from err
+
+    def load(self, command: str) -> QuotaFile:
+        found = load(self.file, self.number)
+        if found is None:
+            raise QuotaError(f"Quota file must exist for {command} command", QuotaError.NO_FILE)
+        return found
+
+    def running(self) -> QuotaFile:
+        """Raises QuotaError 6 when it is off, or was on when the machine stopped."""
+        found = load(self.file, self.number)
+        if found is None or not is_on(found):
+            raise QuotaError(
+                "Quota accounting is off, try vzquota show id", QuotaError.NOT_RUNNING
+            )
+        return found
+
+    def require(self, path: str) -> None:
+        """Raises NotPossible."""
+        fd = self._open(path)
+        try:
+            if not quota.enforced(fd):
+                raise NotPossible(quota.why_not(path))
+        finally:
+            os.close(fd)
+
+    # The life of a quota
+
+    def attach(self, path: str) -> int:
+        """Put the tree under a project of its own; the project. A tree that has one is not walked.
+
+        Raises NotPossible; QuotaError 8: something is mounted in it."""
+        self.require(path)
+        fd = self._open(path)
+        try:
+            present = quota.project_of(fd)
+            project = self.registry.claim(
+                self.file, self.number, present, lambda n: quota.is_unused(fd, n)
+            )
+            if present != project:
+                self._walk(path, project)
+            return project
+        finally:
+            os.close(fd)
+
+    def _walk(self, path: str, project: int) -> None:
+        inside = [point for point in mounts_below(path) if point != os.path.realpath(path)]
+        if inside:
+            raise QuotaError(
+                f"{path} crosses a mount point: {inside[0]}", QuotaError.MOUNTPOINTS
+            )
+        fault("quota-attach")
+        quota.attach(path, project)
+
+    def init(self, path: str, asked: Asked) -> QuotaFile:
+        """Make the file anew, off. Raises QuotaError 5 when it is on."""
+        path = os.path.abspath(path)
+        with self.locked():
+            old = load(self.file, self.number)
+            if old and is_on(old):
+                raise QuotaError("Quota is running, stop it first", QuotaError.RUNNING)
+            made = asked.over(QuotaFile(path, self.attach(path), Row(), Row()))
+            made = self._counted(made, path)
+            fault("quota-file")
+            save(self.file, made)
+            return made
+
+    def on(
+        self, asked: Asked, path: str = "", force: bool = False, rescan: bool = True
+    ) -> QuotaFile:
+        """Raises QuotaError: 11 no file, 5 it is on (and no force), 3 the kernel refuses."""
+        with self.locked():
+            had = self.load("on")
+            if is_on(had) and not force:
+                raise QuotaError("Quota is already running", QuotaError.RUNNING)
+            found = asked.over(replace(had, path=os.path.abspath(path) if path else had.path))
+            if force or (had.dirty and rescan):
+                project = self.attach(found.path)
+                self._walk(found.path, project)
+            else:
+                project = self.attach(found.path)
+            found = replace(found, project=project, dirty=False)
+            fd = self._open(found.path)
+            try:
+                fault("quota-limit")
+                self._limit(fd, found)
+                active = bool(found.ugid_on and found.ugid_limit and found.base) and all(
+                    quota.enforced(fd, kind) for kind in quota.KINDS
+                )
+                if active and not had.on:
+                    # What an earlier holder of these ids left must not hold for these users.
+                    quota.unlimit_range(fd, range_of(found))
+                    for ugid in found.ugids:
+                        quota.limit_ugid(fd, range_of(found), ugid)
+            finally:
+                os.close(fd)
+            found = replace(found, on=True, boot=boot_id(), ugid_active=active)
+            found = self._counted(found, found.path)
+            fault("quota-file")
+            save(self.file, found)
+            return found
+
+    def off(self, force: bool = False) -> None:
+        """Write the use back, take the limits away. Raises QuotaError: 6 it is off, 3."""
+        with self.locked():
+            had = load(self.file, self.number)
+            if had is None or not had.on or not (force or is_on(had)):
+                raise QuotaError("Quota is not running", QuotaError.NOT_RUNNING)
+            self._off(had)
+
+    def _off(self, had: QuotaFile) -> None:
+        """Limits stay in the kernel until the file has them; on repeats a half of this."""
+        try:
+            fd = self._open(had.path)
+        except QuotaError:  # the tree is gone, with all that was counted
+            save(self.file, replace(had, on=False, boot="", ugid_active=False))
+            return
+        try:
+            found = self._counted(had, had.path)
+            if had.ugid_active:
+                found = replace(found, ugids=tuple(quota.ugids(fd, range_of(had))))
+            save(self.file, found)
+            fault("quota-saved")
+            if had.ugid_active:
+                quota.unlimit_range(fd, range_of(had))
+            fault("quota-unlimit")
+            quota.unlimit(fd, had.project)
+            save(self.file, replace(found, on=False, boot="", ugid_active=False))
+        finally:
+            os.close(fd)
+
+    def drop(self, force: bool = False, detach: bool = True) -> None:
+        """Remove the file, and the tree from its project. Raises QuotaError 5 when it is on.
+
+        detach  walk the tree; one that is about to be removed needs none"""
+        with self.locked():
+            try:
+                had = load(self.file, self.number)
+            except QuotaError:
+                had = None  # a broken one
+            if had and is_on(had) and not force:
+                raise QuotaError("Quota is running, stop it first", QuotaError.RUNNING)
+            if had is None and not os.path.exists(self.file):
+                raise QuotaError(
+                    "Quota file must exist for drop command", QuotaError.NO_FILE
+                )
+            if had:
+                self._clear(had)
+                if detach and os.path.isdir(had.path):
+                    quota.attach(had.path, 0)
+            fault("quota-drop")
+            os.unlink(self.file)
+
+    def _clear(self, had: QuotaFile) -> None:
+        """No limit of this quota is left in the kernel, whatever the file says of on and off."""
+        folder = had.path
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        fd = quota.open_tree(folder)
+        try:
+            quota.unlimit(fd, had.project)
+            if had.base:
+                quota.unlimit_range(fd, range_of(had))
+        finally:
+            os.close(fd)
+
+    def setlimit(self, asked: Asked, path: str = "", dirty: bool = False) -> QuotaFile:
+        """Store limits, and apply them when it is on."""
+        with self.locked():
+            had = self.load("setlimit")
+            found = asked.over(had)
+            if path:
+                found = replace(found, path=os.path.abspath(path))
+            if is_on(had):
+                fd = self._open(found.path)
+                try:
+                    now = quota.rows(fd, found.project, found.space, found.inodes)
+                    found = replace(
+                        found, space=_timed(found.space, now[0], 10),
+                        inodes=_timed(found.inodes, now[1]),
+                    )
+                    fault("quota-limit")
+                    self._limit(fd, found)
+                finally:
+                    os.close(fd)
+                found = self._counted(found, found.path)
+            else:
+                found = self._counted(found, found.path)
+            found = replace(found, dirty=found.dirty or dirty)
+            fault("quota-file")
+            save(self.file, found)
+            return found
+
+    # Looking
+
+    def stat(self, update: bool = True) -> QuotaFile:
+        """What the kernel has now; the file is brought up to date. Raises QuotaError 6."""
+        found = self.running()
+        found = self.with_ugids(self._counted(found, found.path))
+        if update:
+            with self.locked():
+                save(self.file, found)
+        return found
+
+    def with_ugids(self, found: QuotaFile) -> QuotaFile:
+        """With the users and groups as the kernel has them now, when they are limited."""
+        if not found.ugid_active:
+            return found
+        fd = self._open(found.path)
+        try:
+            return replace(found, ugids=tuple(quota.ugids(fd, range_of(found))))
+        finally:
+            os.close(fd)
+
+    # The second level
+
+    def setlimit2(self, kind: int, number: int, limits: tuple[int, int, int, int]) -> None:
+        """Soft and hard limit of space (KiB) and inodes, of a user (0) or group (1) inside."""
+        bsoft, bhard, isoft, ihard = limits
+
+        def change(found: QuotaFile, now: q.Dqblk) -> q.Dqblk:
+            bgrace, igrace = found.graces[2 * kind : 2 * kind + 2]
+            seconds = int(time.time())
+            return replace(
+                now,
+                bsoftlimit=bsoft, bhardlimit=bhard, isoftlimit=isoft, ihardlimit=ihard,
+                btime=now.btime or seconds + bgrace if bsoft and now.curspace > bsoft << 10 else 0,
+                itime=now.itime or seconds + igrace if isoft and now.curinodes > isoft else 0,
+            )  # fmt: skip
+
+        with self.locked():
+            found = self.with_ugids(self.load("setlimit2"))
+            others = [u for u in found.ugids if (u.kind, u.number) != (kind, number)]
+            own = next((u for u in found.ugids if (u.kind, u.number) == (kind, number)), None)
+            if own is None and found.ugid_limit and len(others) >= found.ugid_limit:
+                raise QuotaError.of(
+                    "Ugid limit is exceeded", OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+                )
+            new = Ugid(kind, number, change(found, own.dqblk if own else q.Dqblk()))
+            if found.ugid_active:
+                fd = self._open(found.path)
+                try:
+                    quota.limit_ugid(fd, range_of(found), new)
+                finally:
+                    os.close(fd)
+            ordered = sorted((*others, new), key=lambda u: (u.kind, u.number))
+            save(self.file, replace(found, ugids=tuple(ordered)))
+
+    def set_graces(self, kinds: tuple[int, ...], bgrace: int, igrace: int) -> None:
+        with self.locked():
+            found = self.load("setlimit2")
+            graces = list(found.graces)
+            for kind in kinds:
+                graces[2 * kind : 2 * kind + 2] = [bgrace, igrace]
+            save(self.file, replace(found, graces=(graces[0], graces[1], graces[2], graces[3])))
+
+    def reload2(self) -> None:
+        """The kernel gets the second-level limits of the file. Raises QuotaError 6."""
+        with self.locked():
+            found = self.running()
+            fd = self._open(found.path)
+            try:
+                quota.unlimit_range(fd, range_of(found))
+                for ugid in found.ugids:
+                    quota.limit_ugid(fd, range_of(found), ugid)
+            finally:
+                os.close(fd)
+
+    def replace(self, new: QuotaFile) -> None:
+        """What vzdqload has read. Raises QuotaError 5 when it is on."""
+        with self.locked():
+            if is_on(self.load("load")):
+                raise QuotaError("Quota is running, stop it first", QuotaError.RUNNING)
+            save(self.file, new)
+
+    # Parts
+
+    def _open(self, path: str) -> int:
+        try:
+            return quota.open_tree(path)
+        except OSError as err:
+            raise QuotaError.of(f"Cannot open {path}", err, QuotaError.SYSTEM) from err
+
+    def _limit(self, fd: int, found: QuotaFile) -> None:
+        try:
+            quota.limit(fd, found.project, found.space, found.inodes)
+        except OSError as err:
+            raise QuotaError.of(
+                f"Quota on syscall for id {self.number}", err, QuotaError.SYSCALL
+            ) from err
+
+    def _counted(self, found: QuotaFile, path: str) -> QuotaFile:
+        fd = self._open(path)
+        try:
+            space, inodes = quota.rows(fd, found.project, found.space, found.inodes)
+            return replace(found, space=space, inodes=inodes)
+        finally:
+            os.close(fd)
+
+
+def _timed(asked: Row, now: Row, shift: int = 0) -> Row:
+    """The time that runs goes on, unless the grace is another (then asked.expires is 0)."""
+    over = quota.is_over(now.used, asked, shift)
+    return replace(asked, used=now.used, expires=now.expires if over and asked.expires else 0)
+
+
+def is_on(found: QuotaFile) -> bool:
+    return found.on and found.boot == boot_id()
+
+
+def is_dirty(found: QuotaFile) -> bool:
+    return found.dirty or (found.on and found.boot != boot_id())
+
+
+def range_of(found: QuotaFile) -> IdRange:
+    return IdRange(found.base, found.count)

@@ -1,0 +1,168 @@
+"""Disk quota of a VPS: on before its root is mounted, off after it is unmounted (quota.md 5)."""
+
+from __future__ import annotations
+
+import os
+
+from vzpy.errors import Exit, VzError
+from vzpy.events import InitializingQuota, NotApplied
+from vzpy.quotafile import QuotaError
+from vzpy.quotaid import Asked, NotPossible, Quota, is_on
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.config import Config
+    from vzpy.events import Report
+    from vzpy.model import IdRange, NodePaths
+    from vzpy.story.create_plan import Plan
+    from vzpy.story.live import Change
+    from vzpy.vps import VPS
+
+LIMITS = ("DISKSPACE", "DISKINODES", "QUOTATIME")
+OPTIONS = ("diskspace", "diskinodes", "quotatime", "quotaugidlimit")
+DEFAULT_GRACE = 259200
+
+
+def is_native(layout: str) -> bool:
+    """A file system of its own limits itself."""
+    return layout in ("image", "ploop")
+
+
+def of(vps: VPS) -> Quota:
+    return Quota(vps.ctid, vps.node.paths.quota_file(vps.ctid))
+
+
+def asked(conf: Config, ids: IdRange | None = None) -> Asked:
+    """The limits of a configuration. Raises VzError 63, 64."""
+    space, inodes = conf.value("DISKSPACE"), conf.value("DISKINODES")
+    if not space:
+        raise VzError("Error: diskspace not set", Exit.DISKSPACE_NOT_SET)
+    if not inodes:
+        raise VzError("Error: diskinodes not set", Exit.DISKINODES_NOT_SET)
+    grace = conf.value("QUOTATIME")
+    grace = DEFAULT_GRACE if grace is None else grace
+    ugid_limit = conf.value("QUOTAUGIDLIMIT") or 0
+    return Asked(
+        bsoft=space[0], bhard=space[1], isoft=inodes[0], ihard=inodes[1],
+        bgrace=grace, igrace=grace, sub_quotas=bool(ugid_limit), ugid_limit=ugid_limit, ids=ids,
+    )  # fmt: skip
+
+
+def on(vps: VPS, report: Report) -> list[str]:
+    """Switch the quota on, making its file first where there is none; the options that this node
+    cannot apply. Raises VzError 60, 61, 62, 63, 64."""
+    if is_native(vps.layout):
+        return []
+    wanted = asked(vps.config, vps.ids)
+    quota = of(vps)
+    try:
+        quota.require(vps.private)
+        if not os.path.exists(quota.file):
+            report(InitializingQuota())
+            with _failing("init", Exit.DQ_INIT):
+                quota.init(vps.private, wanted)
+        try:
+            with _failing("on", Exit.DQ_ON):
+                found = quota.on(wanted, vps.private)
+        except VzError as err:
+            if getattr(err, "vzquota", 0) != QuotaError.RUNNING:
+                raise
+            with _failing("setlimit", Exit.DQ_SET):
+                found = quota.setlimit(wanted, vps.private)
+    except NotPossible as err:
+        return _not_possible(vps.config, err)
+    if wanted.ugid_limit and not found.ugid_active:
+        return ["quotaugidlimit"]
+    return []
+
+
+def _not_possible(conf: Config, err: NotPossible) -> list[str]:
+    """What the configuration asks for in vain, with the reason behind the last."""
+    missing = [name for name in OPTIONS if conf.own(name.upper()) is not None]
+    return [*missing[:-1], f"{missing[-1]} ({err.message})"] if missing else []
+
+
+class _failing:
+    """vzquota's failure as vzctl tells it. NotPossible, which is none, passes."""
+
+    def __init__(self, command: str, code: int) -> None:
+        self.command, self.code = command, code
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, err: BaseException | None, trace: object) -> None:
+        if isinstance(err, NotPossible) or not isinstance(err, (QuotaError, OSError)):
+            return
+        number = err.code if isinstance(err, QuotaError) else QuotaError.SYSTEM
+        why = err.message if isinstance(err, QuotaError) else str(err)
+        raised = VzError(f"vzquota {self.command} failed [{number}]", self.code, hint=why)
+        raised.vzquota = number  # type: ignore[attr-defined]
+        raise raised from err
+
+
+def off(vps: VPS, report: Report) -> None:
+    """Switch it off; one that is off is success. Raises VzError 66."""
+    with _failing("off", Exit.DQ_OFF):
+        try:
+            of(vps).off()
+        except QuotaError as err:
+            if err.code != QuotaError.NOT_RUNNING:
+                raise
+
+
+def made(paths: NodePaths, ctid: int, plan: Plan, ids: IdRange, report: Report) -> None:
+    """A private area is about to be filled: what is put there is counted from the first file on.
+    Where that is not possible it is told. Raises VzError 61."""
+    assert plan.quota
+    try:
+        with _failing("init", Exit.DQ_INIT):
+            Quota(ctid, paths.quota_file(ctid)).init(plan.scratch, asked(plan.quota, ids))
+    except NotPossible as err:
+        report(NotApplied(what=", ".join(_not_possible(plan.quota, err))))
+
+
+def moved(paths: NodePaths, ctid: int, plan: Plan) -> None:
+    """It is full, and in its place. Raises VzError 46: the host's root, who filled it, is not
+    stopped by a limit (G25)."""
+    quota = Quota(ctid, paths.quota_file(ctid))
+    if not os.path.exists(quota.file):
+        return
+    with _failing("setlimit", Exit.DQ_SET):
+        found = quota.setlimit(Asked(), plan.private)
+    space, inodes = found.space, found.inodes
+    if space.hard and space.used > space.hard << 10 or inodes.hard and inodes.used > inodes.hard:
+        raise VzError(
+            f"The template needs {-(-space.used >> 10)} KiB and {inodes.used} inodes, more than the"
+            f" limits {space.hard} and {inodes.hard}",
+            Exit.FS_NO_DISK_SPACE,
+            hint="Give more by --diskspace and --diskinodes.",
+        )
+
+
+def drop(paths: NodePaths, ctid: int) -> None:
+    """Of a VPS that is being destroyed: no limit of its project and its ids is left, so that
+    whoever gets those numbers next starts with none. Absence is success. Raises VzError 66."""
+    with _failing("drop", Exit.DQ_OFF):
+        try:
+            Quota(ctid, paths.quota_file(ctid)).drop(force=True, detach=False)
+        except QuotaError as err:
+            if err.code != QuotaError.NO_FILE:
+                raise
+
+
+def live(change: Change, report: Report) -> list[str]:
+    """See story/live.py. Raises VzError 62, 63, 64."""
+    if not change.after.value("DISK_QUOTA") or is_native(change.facts.layout):
+        return []
+    quota = of(change.vps)
+    if not os.path.exists(quota.file):
+        return [key.lower() for key in change.keys]
+    wanted = asked(change.after)
+    with _failing("setlimit", Exit.DQ_SET):
+        if not is_on(quota.load("stat")):
+            raise VzError(
+                "Error: Unable to apply new quota values: quota not running", Exit.DQ_SET
+            )
+        quota.setlimit(wanted)
+    return []
