@@ -12,7 +12,7 @@ import socket
 import pytest
 
 import tools
-from vzpy import netfilter
+from vzpy import netfilter, ns
 from vzpy.kernel import process, seccomp
 
 OPTIONS = (64, 65, 96, 97, 128, 129)  # *_SO_SET_REPLACE and _ADD_COUNTERS
@@ -35,6 +35,7 @@ def in_netns(pid: int, call) -> str:
     if child == 0:
         try:
             process.setns(os.pidfd_open(pid), process.CLONE_NEWUSER | process.CLONE_NEWNET)
+            ns.become_root()
             os.write(writer, str(call()).encode())
         except OSError as err:
             os.write(writer, f"{err.errno}".encode())
@@ -48,7 +49,7 @@ def in_netns(pid: int, call) -> str:
 
 @pytest.mark.needs("nftables")
 def test_stateless_is_a_table_that_the_guest_cannot_touch(vps, start, vzctl, cli):
-    assert start("stateless").stderr == ""
+    assert "netfilter" not in start("stateless").stderr
     pid = vps.facts().pid
     nft = "nft {} 2>&1; echo $?"
 
@@ -140,7 +141,7 @@ def test_disabled_refuses_every_way_in():
 
 
 def test_disabled_holds_for_init_and_for_exec(vps, start):
-    assert start("disabled").stderr == ""
+    assert "netfilter" not in start("disabled").stderr
     assert vps.facts().netfilter == netfilter.DISABLED
     told = tools.sh(vps, "grep -h Seccomp_filters /proc/1/status /proc/self/status")
     assert told == "Seccomp_filters:\t2\n" * 2

@@ -29,7 +29,8 @@ def confine(pid: int, keeper: Caller) -> list[str]:
     if child == 0:
         try:
             process.setns(os.pidfd_open(pid), process.CLONE_NEWNET)
-            theirs.send(READY, fd=netfilter.keep_untracked().fileno())
+            table = netfilter.keep_untracked()
+            theirs.send(READY, fd=table.fileno())
         except OSError as err:
             theirs.fail("netfilter", err)
         finally:
