@@ -13,9 +13,12 @@ import stat
 
 from vzpy.errors import Exit, VzError
 from vzpy.kernel.mount import openat2
+from vzpy.kernel.process import set_fs_user
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vzpy.model import IdRange
 
 MAX_SIZE = 1 << 20  # a configuration file of a guest that is longer is left alone
@@ -239,7 +242,7 @@ def _replace(folder: int, name: str, content: bytes, shift: int) -> None:
         pass
     temporary = f".{name}.vz{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(temporary, flags, 0o600, dir_fd=folder)
+    fd = _made(lambda: os.open(temporary, flags, 0o600, dir_fd=folder), shift)
     try:
         os.fchown(fd, uid, gid)
         os.fchmod(fd, mode)
@@ -250,6 +253,20 @@ def _replace(folder: int, name: str, content: bytes, shift: int) -> None:
         raise
     finally:
         os.close(fd)
+
+
+def _made(make: Callable[[], int], shift: int) -> int:
+    """make(), as the guest's root where the host's cannot own a file: on an idmapped mount."""
+    try:
+        return make()
+    except OSError as err:
+        if err.errno != errno.EOVERFLOW:
+            raise
+    set_fs_user(shift)
+    try:
+        return make()
+    finally:
+        set_fs_user(0)
 
 
 def remove(root: int, path: str) -> None:
@@ -275,7 +292,7 @@ def make_folder(root: int, path: str, shift: int) -> None:
     try:
         folder = openat2(root, parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.mkdir(name, 0o755, dir_fd=folder)
+            _made(lambda: os.mkdir(name, 0o755, dir_fd=folder) or 0, shift)
             os.chown(name, shift, shift, dir_fd=folder, follow_symlinks=False)
         finally:
             os.close(folder)

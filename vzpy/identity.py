@@ -6,7 +6,7 @@ import os
 
 from vzpy import state
 from vzpy.errors import Exit, NoSuchVPS, NotRunning, VzError
-from vzpy.model import IdRange
+from vzpy.model import IdRange, layout_name
 from vzpy.record import record
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ class Identity:
         """VE_LAYOUT of N.conf, else what the private area looks like."""
         given = self.config.own("VE_LAYOUT")
         if given:
-            return given
+            return layout_name(given)
         from vzpy import rootfs
 
         return rootfs.layout_of(self.private)

@@ -10,7 +10,7 @@ import os
 from vzpy import config, names, state
 from vzpy.amounts import PAGE, UNLIMITED
 from vzpy.kernel import proc
-from vzpy.model import CTID_MAX
+from vzpy.model import CTID_MAX, layout_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Row:
         own = self.config.own("VE_LAYOUT")
         private = self.config.raw("VE_PRIVATE")
         if own or not private or not os.path.isdir(private):
-            return own or None
+            return layout_name(own) if own else None
         from vzpy import rootfs
 
         return rootfs.layout_of(private)

@@ -56,7 +56,7 @@ def shift(top: str, old: IdRange, new: IdRange, progress: Progress | None = None
     for target in mounts_below(top):
         if target != os.path.realpath(top):
             raise OSError(EBUSY, "something is mounted on it", target)
-    move = _Move(old, new)
+    move = Move(old, new)
     total = _check(top, move)
     told = time.monotonic()
     for done, entry in enumerate(_walk(top), 1):
@@ -66,7 +66,7 @@ def shift(top: str, old: IdRange, new: IdRange, progress: Progress | None = None
             progress(done, total)
 
 
-def _check(top: str, move: _Move) -> int:
+def _check(top: str, move: Move) -> int:
     """Raise what shift() raises; returns the number of entries."""
     count = 0
     elsewhere: dict[int, tuple[int, str]] = {}
@@ -181,7 +181,7 @@ def _step(here: int, name: str, expected: os.stat_result) -> int:
     return there
 
 
-class _Move:
+class Move:
     """What becomes of one entry."""
 
     def __init__(self, old: IdRange, new: IdRange) -> None:
@@ -250,7 +250,8 @@ class _Move:
         )
 
     def capability(self, value: bytes) -> bytes:
-        """File capabilities for the root of the VPS: revision 3 names it (capabilities(7)).
+        """File capabilities for the root of the VPS: revision 3 names it (capabilities(7)), unless
+        it is root here too, as in an image.
 
         One of revision 2 is worth nothing in a user namespace: it becomes one for root."""
         magic = int.from_bytes(value[:4], "little")
@@ -259,6 +260,6 @@ class _Move:
             root = self.id(int.from_bytes(value[_CAP_2_SIZE:], "little"))
         elif revision != _CAP_2:
             return value
-        magic = magic & ~_CAP_REVISION | _CAP_3
+        magic = magic & ~_CAP_REVISION | (_CAP_3 if root else _CAP_2)
         head = magic.to_bytes(4, "little") + value[4:_CAP_2_SIZE]
-        return head + root.to_bytes(4, "little")
+        return head + root.to_bytes(4, "little") if root else head

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 IFNAME_MAX = 15
 FEATURES = ("sysfs", "nfs", "sit", "ipip", "ppp", "ipgre", "bridge", "nfsd")
 LAYOUTS = ("overlay", "simfs", "image", "ploop")
+# Blocks taken when written, or all at once; the file system inside.
+IMAGE_MODES = ("expanded", "plain", "raw", "ext4", "xfs")
 
 
 def choice(*words: str) -> Callable[[str], str]:
@@ -80,10 +82,12 @@ def words(text: str) -> list[str]:
 
 
 def layout(text: str) -> str:
-    """`ploop[:expanded|plain|raw]` is the old name of image."""
-    if text in ("ploop:expanded", "ploop:plain", "ploop:raw"):
-        return "ploop"
-    return choice(*LAYOUTS)(text)
+    """image[:MODE[,MODE]], of which ploop is the old name."""
+    name, colon, modes = text.partition(":")
+    choice(*LAYOUTS)(name)
+    if colon and not (name in ("image", "ploop") and set(modes.split(",")) <= set(IMAGE_MODES)):
+        raise Invalid
+    return text
 
 
 def userpasswd(text: str) -> str:

@@ -100,6 +100,14 @@ def unshare(flags: int) -> None:
         raise oserror()
 
 
+def set_fs_user(number: int) -> None:
+    """setfsuid(2), setfsgid(2) of this thread: whose the files are that it makes.
+
+    Other than 0 it has no right over files that their owner has not, until it is 0 again."""
+    libc.setfsgid(number)
+    libc.setfsuid(number)
+
+
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     result: int = libc.prctl(option, arg2, arg3, arg4, arg5)
     if result < 0:

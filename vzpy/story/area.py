@@ -2,8 +2,9 @@
 
 overlay   VE_PRIVATE/upper and work, closed to all but root, and tree, a link to the template's tree
 simfs     VE_PRIVATE is the root directory of the VPS, a full copy of the template
+image     VE_PRIVATE/root.img, closed to all but root: a file system (image.py)
 
-Owners on disk are the VPS's ids as the host sees them."""
+Owners on disk are the VPS's ids as the host sees them, but in an image as the VPS does."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ import os
 import stat
 
 from vzpy import dist, ns, rootfs, template, treecheck, unpack
-from vzpy.errors import Exit, VzError
 from vzpy.events import PostCreate
+from vzpy.model import IdRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.events import Report
-    from vzpy.model import IdRange
+    from vzpy.image import Disk
     from vzpy.template import Progress
 
 
@@ -29,21 +30,25 @@ def fill(
     owner: IdRange,
     report: Report,
     progress: Progress | None = None,
+    disk: Disk | None = None,
 ) -> None:
     """Make a new VPS in the empty directory `area`, from the template `name`.
 
-    A cache or tree that is missing is made first. Raises VzError: 91 no such template, 46, 47, 99;
+    disk  what an image is to be
+    A cache or tree that is missing is made first. Raises VzError: 91 no such template, 46, 47, 151;
     OSError."""
     if layout == "overlay":
         _overlay(area, template.ensure_tree(template_dir, name, report, progress), owner)
     elif layout == "simfs":
         _simfs(area, template.ensure_cache(template_dir, name, report, progress), owner, progress)
     else:
-        raise VzError(f"Layout {layout} is not supported", Exit.PLOOP_UNSUP)
+        assert disk
+        _image(area, template.ensure_tree(template_dir, name, report, progress), owner, disk,
+               progress)
     report(PostCreate())
-    root = _open_root(area, layout, owner)
+    root = open_root(area, layout, owner)
     try:
-        dist.post_create(root, owner)
+        dist.post_create(root, ids_in(layout, owner))
     finally:
         os.close(root)
 
@@ -66,10 +71,36 @@ def _simfs(area: str, tarball: str, owner: IdRange, progress: Progress | None) -
         os.chmod(area, 0o755)
 
 
-def _open_root(area: str, layout: str, owner: IdRange) -> int:
-    """The root directory as the VPS will find it; no mount shows on the host."""
+def _image(
+    area: str, tree: str, owner: IdRange, disk: Disk, progress: Progress | None
+) -> None:
+    from vzpy import image, statecopy
+    from vzpy.story import moving
+
+    source = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = image.new(image.path_of(area), disk)
+    try:
+        inside = ids_in("image", owner)
+        total = statecopy.measure(source) if progress else 0
+        moving.copy(source, root, inside, inside, progress, total)
+    finally:
+        os.close(root)
+        os.close(source)
+
+
+def ids_in(layout: str, owner: IdRange) -> IdRange:
+    """Whose the files are in the root that open_root() gives."""
+    return IdRange(0, owner.count) if layout == "image" else owner
+
+
+def open_root(area: str, layout: str, owner: IdRange) -> int:
+    """The root directory of an area that is not mounted; no mount of it shows on the host."""
     if layout == "simfs":
         return os.open(area, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if layout == "image":
+        from vzpy import image
+
+        return image.mount(image.path_of(area))
     view = ns.idmap_userns(owner.map_text())
     try:
         return rootfs.overlay(template.tree_of(area), area, view)

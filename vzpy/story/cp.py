@@ -97,8 +97,8 @@ def _open(vps: VPS, mounted: list[VPS], path: str) -> End:
         vps.mount()
         mounted.append(vps)
     root = os.open(vps.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    # The host sees a simfs root with the owners that the VPS sees.
-    return End(root, path, IdRange(0, vps.ids.count) if vps.layout == "simfs" else vps.ids)
+    # The host sees the root with the owners that the VPS sees, but for an overlay.
+    return End(root, path, vps.ids if vps.layout == "overlay" else IdRange(0, vps.ids.count))
 
 
 def _in_child(source: End, target: End, report: Report) -> None:

@@ -36,6 +36,8 @@ def settle(vps: VPS, report: Report) -> None:
         base = str(found.base)
         config.save(vps.conf_path, {"LOCAL_UID": base, "LOCAL_GID": base})
         vps.reload()
+    if vps.layout == "image":
+        return  # ids in it are the VPS's own
     # VE_PRIVATE may be a link of the administrator's; what lies in it is taken as it is.
     top = os.path.realpath(vps.private)
     if vps.layout == "overlay":

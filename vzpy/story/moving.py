@@ -1,0 +1,106 @@
+"""Trees of files that go from one VPS or layout to another: a copy whose owners are of another id
+range. Device nodes that a VPS could not have made are left behind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from errno import ENOTSUP
+
+from vzpy.reshift import Move
+from vzpy.statecopy import Copy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.kernel.cursor import Cursor
+    from vzpy.model import IdRange
+    from vzpy.statecopy import Progress
+
+# null zero full random urandom, tty console ptmx; 0:0 is what mknod(2) makes in a VPS
+_HARMLESS = {(0, 0)} | {(1, n) for n in (3, 5, 7, 8, 9)} | {(5, n) for n in (0, 1, 2)}
+_ACL, _CAPABILITY = "system.posix_acl_", "security.capability"
+
+
+def copy(
+    source: int,
+    target: int,
+    old: IdRange,
+    new: IdRange,
+    progress: Progress | None = None,
+    total: int = 0,
+) -> None:
+    """Fill the empty directory `target` with what is in `source`, and give it its attributes.
+
+    source, target  descriptors of directories, O_PATH will do
+    old, new        whose ids the owners are, and whose they become
+    progress        called with (bytes done, total)
+    Raises OSError with the path below the top: EOVERFLOW for an owner outside of `old`."""
+    # "." because a link in /proc is not followed as a last component
+    _Moved(old, new, progress, total).tree(source, f"/proc/self/fd/{target}/.")
+
+
+class _Moved(Copy):
+    def __init__(
+        self, old: IdRange, new: IdRange, progress: Progress | None, total: int
+    ) -> None:
+        super().__init__(progress, total)
+        self._move = Move(old, new)
+
+    def _entry(
+        self,
+        here: Cursor,
+        name: str,
+        status: os.stat_result,
+        there: Cursor,
+        new: str,
+        earlier: Cursor | None,
+    ) -> None:
+        if not _is_harmful(status):
+            super()._entry(here, name, status, there, new, earlier)
+
+    def _linked(
+        self,
+        here: Cursor,
+        name: str,
+        status: os.stat_result,
+        there: Cursor,
+        earlier: Cursor | None,
+        links: int,
+    ) -> None:
+        if not _is_harmful(status):
+            super()._linked(here, name, status, there, earlier, links)
+
+    def keep(
+        self, source: int | str, target: int | str, status: os.stat_result, *, follow: bool
+    ) -> None:
+        """Owner, then mode (chown clears set-id bits), then the rest (and capabilities)."""
+        uid, gid = self._move.id(status.st_uid), self._move.id(status.st_gid)
+        if (uid, gid) != (0, 0):  # what we make is root's
+            os.chown(target, uid, gid, follow_symlinks=follow)
+        if not stat.S_ISLNK(status.st_mode):
+            os.chmod(target, stat.S_IMODE(status.st_mode))
+            for name in os.listxattr(source, follow_symlinks=follow):
+                if name.startswith(("user.", _ACL)) or name == _CAPABILITY:
+                    value = os.getxattr(source, name, follow_symlinks=follow)
+                    self._put(target, name, value, follow)
+        times = status.st_atime_ns, status.st_mtime_ns
+        os.utime(target, ns=times, follow_symlinks=follow)
+
+    def _put(self, target: int | str, name: str, value: bytes, follow: bool) -> None:
+        if name.startswith(_ACL):
+            value = self._move.acl(value)
+        elif name == _CAPABILITY:
+            value = self._move.capability(value)
+        try:
+            os.setxattr(target, name, value, follow_symlinks=follow)
+        except OSError as err:
+            # A file system without ACLs or user attributes serves; a program without its
+            # capability does not.
+            if err.errno != ENOTSUP or name == _CAPABILITY:
+                raise
+
+
+def _is_harmful(status: os.stat_result) -> bool:
+    device = os.major(status.st_rdev), os.minor(status.st_rdev)
+    mode = status.st_mode
+    return stat.S_ISBLK(mode) or stat.S_ISCHR(mode) and device not in _HARMLESS
