@@ -23,6 +23,7 @@ FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "o
            "data", "fault", "lockfile", "elf"}
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {
+    "ubc": {"ubc", "ubcproc"},
     "cgroups": {"cgroups", "cgroupread", "cgroupshare"},
     "dist": {"dist", "dns"},
     "snapshots": {"snapshots", "layers", "statecopy"},
@@ -33,7 +34,7 @@ ROOMS = {
                  "unpack", "untar", "vztmp"},
 }
 FLOOR_3 = {"sync", "child", "story", "identity", "vps", "node", "eventd", "nodesetup", "doctor",
-           "listing", "columns"}
+           "listing", "columns", "veproc"}
 FLOOR_4 = {"cli", "commands", "manpages"}
 
 HEAVY = {"re", "typing", "dataclasses", "json", "enum", "contextlib", "subprocess", "pathlib",

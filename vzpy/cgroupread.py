@@ -51,6 +51,18 @@ def below(path: str) -> list[tuple[str, int]]:
     return found
 
 
+def listed(path: str, name: str) -> list[int]:
+    """The pids in cgroup.procs (processes) or cgroup.threads of the subtree; of a threaded cgroup
+    its root lists the processes."""
+    found: list[int] = []
+    for where, _ in below(path):
+        try:
+            found += map(int, slurp(f"{where}/{name}").split())
+        except OSError:
+            pass
+    return found
+
+
 # --- refused forks ---------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from vzpy import config, names, state
-from vzpy.amounts import PAGE, UNLIMITED
+from vzpy.amounts import UNLIMITED
 from vzpy.kernel import proc
 from vzpy.model import CTID_MAX, layout_name
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vzpy.columns import Field
     from vzpy.config import Config
     from vzpy.model import Facts, NodePaths
+    from vzpy.story.beancounters import Count, Look, Shared
 
 RUNNING, STOPPED, MOUNTED, SUSPENDED = "running", "stopped", "mounted", "suspended"
 _INT_MAX = 2**31 - 1
@@ -31,9 +32,17 @@ class Node:
     def __init__(self, paths: NodePaths, conf: Config) -> None:
         self.paths = paths
         self.config = conf
-        self.missing_knobs: set[str] = set()
+        self._shared: Shared | None = None
         self._mounts: frozenset[str] | None = None
         self._uptime = 0.0
+
+    @property
+    def shared(self) -> Shared:
+        if self._shared is None:
+            from vzpy.story.beancounters import Shared
+
+            self._shared = Shared()
+        return self._shared
 
     def is_mounted(self, root: str) -> bool:
         if self._mounts is None:
@@ -55,6 +64,8 @@ class Row:
         self.ctid = ctid
         self.facts = facts  # of its start, while it runs
         self._config: Config | None = None
+        self._pairs: dict[str, tuple[int, int]] = {}
+        self._look: Look | None = None
 
     @property
     def config(self) -> Config:
@@ -119,54 +130,31 @@ class Row:
         return self.limits("PHYSPAGES")[1] not in (UNLIMITED, _INT_MAX)
 
     def limits(self, key: str) -> tuple[int, int]:
-        """Barrier and limit of a beancounter, from the configuration."""
-        nothing = UNLIMITED if self.facts else 0
-        pair: tuple[int, int] = self.config.value(key) or (nothing, nothing)
-        return pair
+        """Barrier and limit of a beancounter: as they hold for a running VPS, else from the
+        configuration."""
+        if not self.facts:
+            return self.config.value(key) or (0, 0)
+        if not self._pairs:
+            from vzpy import ubc
+            from vzpy.story import applied
+
+            self._pairs = ubc.pairs(applied.of_running(self.facts, self.config))
+        return self._pairs[key.lower()]
+
+    def count(self, key: str) -> Count:
+        """Held, maxheld and failcnt of a beancounter; None for what is not counted."""
+        if not self.facts:
+            return (None, None, None)
+        if self._look is None:
+            from vzpy.story.beancounters import Look
+
+            self._look = Look(self.facts, self.node.shared)
+        return self._look.count(key.lower())
 
     def disk_limits(self, key: str) -> tuple[int | None, int | None]:
         """Soft and hard limit of a disk quota."""
         pair: tuple[int | None, int | None] = self.config.value(key) or (None, None)
         return pair
-
-    def held(self, key: str, knob: str = "current") -> int | None:
-        """Use of a beancounter now (current) or its greatest (peak), as far as the cgroup tells."""
-        if not self.facts or key not in _KNOBS:
-            return None
-        controller, unit = _KNOBS[key]
-        file = f"{controller}.{knob}"
-        if file not in self.node.missing_knobs:
-            try:
-                return int(proc.slurp(f"{self.facts.cgroup}/{file}")) // unit
-            except OSError:
-                # Without that controller, or that knob of a newer kernel, others have none either;
-                # only a VPS that ends just now is no sign of that.
-                if os.path.exists(self.facts.cgroup):
-                    self.node.missing_knobs.add(file)
-        if file == "pids.current":
-            return _count_threads(f"{self.facts.cgroup}/ve")
-        return None
-
-
-# Beancounter -> controller of the cgroup, and how many of its units make one.
-_KNOBS = {
-    "NUMPROC": ("pids", 1),
-    "PHYSPAGES": ("memory", PAGE),
-    "SWAPPAGES": ("memory.swap", PAGE),
-}
-
-
-def _count_threads(cgroup: str) -> int | None:
-    """Threads in the subtree; None when it is gone."""
-    try:
-        count = proc.slurp(f"{cgroup}/cgroup.threads").count(b"\n")
-        if os.stat(cgroup).st_nlink > 2:  # there are directories in it
-            with os.scandir(cgroup) as entries:
-                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-            count += sum(_count_threads(path) or 0 for path in below)
-        return count
-    except OSError:
-        return None
 
 
 def collect(

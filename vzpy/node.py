@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.template import Progress
+    from vzpy.ubcproc import Beancounter
     from vzpy.vps import VPS
 
 
@@ -81,3 +82,10 @@ class Node:
 
     def __iter__(self) -> Iterator[VPS]:
         return (self.vps(ctid) for ctid in self.ids())
+
+    def beancounters(self) -> dict[int, list[Beancounter]]:
+        """Those of all VPSs that run, by number."""
+        from vzpy import state
+        from vzpy.story.beancounters import read_all
+
+        return read_all(self.vps(ctid) for ctid in state.running_ids(self.paths))

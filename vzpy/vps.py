@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vzpy.events import Report
+    from vzpy.snapshots import Snapshot
     from vzpy.story.pump import Result
     from vzpy.template import Progress
+    from vzpy.ubcproc import Beancounter
 
 
 class VPS(Identity):
@@ -161,6 +163,11 @@ class VPS(Identity):
         from vzpy.story.teardown import settle
 
         settle(self, report)
+        private = self.config.raw("VE_PRIVATE") or ""
+        if any(os.path.exists(f"{private}{x}/Snapshots.journal") for x in ("", ".snapshots")):
+            from vzpy.story import snapshot
+
+            snapshot.recover(self)
 
     def exec(
         self,
@@ -247,6 +254,93 @@ class VPS(Identity):
         with self.locked(report):
             set_params(self, params, save, report)
         self.reload()
+
+    def snapshot(
+        self,
+        *,
+        guid: str = "",
+        name: str = "",
+        description: str = "",
+        skip_suspend: bool = False,
+        skip_config: bool = False,
+        report: Report = silent,
+        progress: Progress | None = None,
+    ) -> str:
+        """Keep the present state of files and configuration; the new snapshot's guid.
+
+        progress  called with (bytes done, total) while something is copied
+        Raises VzError 21, 156."""
+        from vzpy.story import snapshot
+
+        self.require()
+        with self.locked(report):
+            self._settle(report)
+            return snapshot.create(
+                self, report, guid=guid, name=name, description=description,
+                skip_suspend=skip_suspend, skip_config=skip_config, progress=progress,
+            )  # fmt: skip
+
+    def snapshot_switch(
+        self,
+        guid: str,
+        *,
+        skip_resume: bool = False,
+        must_resume: bool = False,
+        skip_config: bool = False,
+        report: Report = silent,
+        progress: Progress | None = None,
+    ) -> None:
+        """Go back to a snapshot: what the VPS is now is lost. Raises VzError 159, 33, 51, 79."""
+        from vzpy.story import snapshot
+
+        self.require()
+        with self.locked(report):
+            self._settle(report)
+            snapshot.switch(
+                self, report, guid, skip_resume=skip_resume, must_resume=must_resume,
+                skip_config=skip_config, progress=progress,
+            )  # fmt: skip
+        self.reload()
+
+    def snapshot_delete(self, guid: str, *, report: Report = silent) -> None:
+        """Raises VzError 158."""
+        from vzpy.story import snapshot
+
+        self.require()
+        with self.locked(report):
+            self._settle(report)
+            snapshot.delete(self, report, guid)
+
+    def snapshot_mount(self, guid: str, target: str, *, report: Report = silent) -> None:
+        """Show a snapshot's files on the host, read-only. Raises VzError 160."""
+        from vzpy.story import snapshot
+
+        self.require()
+        with self.locked(report):
+            self._settle(report)
+            snapshot.mount(self, report, guid, target)
+
+    def snapshot_umount(self, guid: str, *, report: Report = silent) -> None:
+        """Raises VzError 161."""
+        from vzpy.story import snapshot
+
+        self.require()
+        with self.locked(report):
+            self._settle(report)
+            snapshot.umount(self, report, guid)
+
+    def snapshots(self) -> list[Snapshot]:
+        """What snapshots there are, each after what it stands on."""
+        from vzpy.story import snapshot
+
+        return snapshot.tree_of(self).all
+
+    def beancounters(self) -> list[Beancounter]:
+        """Held, maxheld, barrier, limit, failcnt of each. Raises NotRunning (31)."""
+        from vzpy.story.beancounters import read
+
+        self.require()
+        return read(self)
 
     def suspend(self, *, report: Report = silent) -> None:
         """Freeze in place. Raises NotRunning (31); VzError 16."""

@@ -156,7 +156,7 @@ def test_beancounters_stopped_and_running(node, lines):
     fields = "numproc,numproc.m,numproc.b,numproc.l,numproc.f,numfile.b"
     rows = lines("-aH", "-o", fields)
     assert rows[0].split() == ["-", "-", "10", "20", "-", "0"]
-    assert rows[1].split() == ["5", "-", "10", "20", "-", str(UNLIMITED)]
+    assert rows[1].split() == ["5", "5", "10", "20", "-", str(UNLIMITED)]
 
 
 def test_memory_of_a_running_vps_where_there_is_a_controller(node, lines):
@@ -167,7 +167,7 @@ def test_memory_of_a_running_vps_where_there_is_a_controller(node, lines):
     (cgroup / "memory.current").write_text(f"{3 * 4096}\n")
     (cgroup / "memory.swap.current").write_text("0\n")
     fields = "numproc,numproc.m,physpages,physpages.m,swappages"
-    assert lines("-H", "-o", fields)[0].split() == ["7", "9", "3", "-", "0"]
+    assert lines("-H", "-o", fields)[0].split() == ["7", "9", "3", "3", "0"]
 
 
 def test_a_vps_that_ends_just_now_costs_the_others_nothing(node, lines):
@@ -479,7 +479,7 @@ def test_json_layout(two, run):
         '    "ctid": 101,\n'
         '    "numproc": {\n'
         '      "held": 5,\n'
-        '      "maxheld": null,\n'
+        '      "maxheld": 5,\n'
         '      "barrier": 240,\n'
         '      "limit": 240,\n'
         '      "failcnt": null\n'

@@ -51,13 +51,13 @@ def _beancounter(row: Row, key: str) -> dict[str, int | None]:
     """Of a VPS that does not run nothing is held: 0. null: not counted on this node."""
     idle = None if row.facts else 0
     barrier, limit = row.limits(key)
-    held, maxheld = row.held(key), row.held(key, "peak")
+    held, maxheld, failcnt = row.count(key)
     return {
         "held": idle if held is None else held,
         "maxheld": idle if maxheld is None else maxheld,
         "barrier": barrier,
         "limit": limit,
-        "failcnt": idle,
+        "failcnt": idle if failcnt is None else failcnt,
     }
 
 
