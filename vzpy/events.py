@@ -103,6 +103,16 @@ _TABLE: dict[int, dict[str, str]] = {
         "Restored": "Restoring completed successfully",
         "InitializingQuota": "Initializing quota ...",
         "QuotaOff": "Disk quota is not enabled, skipping operation",
+        # snapshots
+        "TakingSnapshot": "Creating snapshot {guid}",
+        "Storing": "Storing {path}",
+        "SnapshotCreated": "Snapshot {guid} has been successfully created",
+        "SwitchingSnapshot": "Switching to snapshot {guid}",
+        "Switched": "Container has been successfully switched to another snapshot",
+        "DeletingSnapshot": "Deleting snapshot {guid}",
+        "SnapshotDeleted": "Snapshot {guid} has been successfully deleted",
+        "MountingSnapshot": "Mounting snapshot {guid} to {target}",
+        "UmountingSnapshot": "Umounting snapshot {guid}",
         # vz setup
         "Made": "Created {path}",
         "Removed": "Removed {path}",
@@ -120,6 +130,9 @@ _TABLE: dict[int, dict[str, str]] = {
         "RestartNeeded": (
             "WARNING: Some of the parameters could not be applied to a running container.\n"
             "\tPlease consider using --setmode option"
+        ),
+        "NoMemoryKept": (
+            "Warning: the memory of running processes is not kept, only their files"
         ),
         "ScriptFailed": "Error executing {kind} script {path}",
         "StartFailed": "Container start failed",

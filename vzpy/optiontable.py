@@ -117,7 +117,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "snapshot-list": (
         Option("no-header", help="no header", short="H"),
         Option("output", "text", "fields", short="o"),
-        Option("id", "uuid", "this one and what it builds on", ("uuid",), "u"),
+        Option("id", "text", "this one and what it builds on", ("uuid",), "u"),
         Option("list", help="names of the fields", short="L"),
         Option("help", help="usage", short="h"),
     ),

@@ -37,14 +37,17 @@ _DIR = os.O_DIRECTORY | os.O_PATH
 def layout_of(private: str) -> str:
     """The layout of a private area whose N.conf does not tell.
 
-    What a guest can have made in its simfs root is not believed: an overlay area is root's."""
+    What a guest can have made in its simfs root is not believed: the other areas are root's."""
     try:
         about = os.stat(private)
     except OSError:
         return "simfs"
     is_root_only = about.st_uid == 0 and not about.st_mode & 0o077
-    looks_so = os.path.islink(f"{private}/tree") and os.path.isdir(f"{private}/upper")
-    return "overlay" if is_root_only and looks_so else "simfs"
+    if not is_root_only:
+        return "simfs"
+    if os.path.islink(f"{private}/tree") and os.path.isdir(f"{private}/upper"):
+        return "overlay"
+    return "image" if os.path.isfile(f"{private}/root.img") else "simfs"
 
 
 def mount_overlay(tree: str, private: str, root: str, lower_ids: int) -> None:
@@ -57,33 +60,75 @@ def mount_overlay(tree: str, private: str, root: str, lower_ids: int) -> None:
 
 
 def overlay(tree: str, private: str, lower_ids: int) -> int:
-    """The template's tree below VE_PRIVATE/upper: a detached mount, gone with its descriptor.
+    """The template's tree, the frozen layers and VE_PRIVATE/upper: a detached mount, gone with
+    its descriptor.
 
-    lower_ids  descriptor of a user namespace: owners of the tree, 0.., are shown as the VPS's
-
-    The lower layer is attached for a moment only, since kernels before 6.15 take no detached
-    mount as a layer; overlayfs keeps a private clone. Layers are named by descriptor so that no
-    path of the host shows in the mount table of the VPS."""
-    drop_lower(private)
-    lower = m.open_tree(tree, m.OPEN_TREE_CLONE)
-    m.mount_setattr(lower, m.MOUNT_ATTR_IDMAP | RDONLY, userns=lower_ids, propagation=m.MS_PRIVATE)
+    lower_ids  descriptor of a user namespace: owners of the tree, 0.., are shown as the VPS's"""
     upper = os.open(f"{private}/upper", _DIR | os.O_NOFOLLOW | os.O_CLOEXEC)
     work = os.open(f"{private}/work", _DIR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        m.move_mount(lower, work)
+        return stacked(
+            tree,
+            private,
+            lower_ids,
+            layers_of(private),
+            upperdir=f"/proc/self/fd/{upper}",
+            workdir=f"/proc/self/fd/{work}",
+        )
+    finally:
+        os.close(upper)
+        os.close(work)
+
+
+def layers_of(private: str) -> list[str]:
+    """The frozen layers below VE_PRIVATE/upper, the topmost first: what snapshots left."""
+    try:
+        names = os.readlink(f"{private}/layers/stack")
+    except OSError:
+        return []
+    return [f"{private}/layers/{name}" for name in names.split(":") if name]
+
+
+def stacked(
+    tree: str,
+    private: str,
+    lower_ids: int,
+    layers: list[str],
+    attr: int = 0,
+    source: str = "vz",
+    **options: str | None,
+) -> int:
+    """A detached overlay of `layers`, the topmost first, on the template's tree.
+
+    The tree is attached for a moment only, since kernels before 6.15 take no detached mount as a
+    layer; overlayfs keeps a private clone. Layers are named by descriptor so that no path of the
+    host shows in the mount table of the VPS. What would tie a layer to the one below it, or leave
+    the data of a file there, is off: layers are merged (layers.py), and the tree may be made
+    again."""
+    drop_lower(private)
+    lower = m.open_tree(tree, m.OPEN_TREE_CLONE)
+    m.mount_setattr(lower, m.MOUNT_ATTR_IDMAP | RDONLY, userns=lower_ids, propagation=m.MS_PRIVATE)
+    opened: list[int] = []
+    try:
+        for layer in layers:
+            opened.append(os.open(layer, _DIR | os.O_NOFOLLOW | os.O_CLOEXEC))
+        m.move_mount(lower, f"{private}/work")
         try:
             fault(LOWER)
             return m.fsmount(
                 "overlay",
-                source="vz",
-                lowerdir=f"/proc/self/fd/{lower}",
-                upperdir=f"/proc/self/fd/{upper}",
-                workdir=f"/proc/self/fd/{work}",
+                attr,
+                source=source,
+                lowerdir=":".join(f"/proc/self/fd/{fd}" for fd in (*opened, lower)),
+                redirect_dir="off",
+                index="off",
+                metacopy="off",
+                **options,
             )
         finally:
             m.umount2(f"/proc/self/fd/{lower}", m.MNT_DETACH)
     finally:
-        for fd in (lower, upper, work):
+        for fd in (lower, *opened):
             os.close(fd)
 
 
@@ -127,11 +172,12 @@ def detached(root: str, layout: str, private: str) -> tuple[int, list[tuple[str,
 
     Returns its descriptor, and (path below the root, descriptor) of each mount that has to be
     placed in it: action scripts may have mounted something below VE_ROOT. A simfs root is cloned
-    from VE_PRIVATE, because VE_ROOT shows the host's view of the owners. Without MS_PRIVATE what
-    the VPS mounts would show below VE_ROOT on the host."""
+    from VE_PRIVATE, because VE_ROOT shows the host's view of the owners; so it does for an image,
+    whose clone is for the caller to map. Without MS_PRIVATE what the VPS mounts would show below
+    VE_ROOT on the host."""
     below: list[tuple[str, int]] = []
-    if layout == "simfs":
-        tree = m.open_tree(private, m.OPEN_TREE_CLONE)
+    if layout in ("simfs", "image"):
+        tree = m.open_tree(private if layout == "simfs" else root, m.OPEN_TREE_CLONE)
         real = os.path.realpath(root)
         for target in mounts_below(root):
             if target != real:

@@ -44,8 +44,10 @@ def destroy(vps: VPS, report: Report) -> None:
             from vzpy.story import disk
 
             disk.drop(paths, vps.ctid)
+        step("remove-snapshots")
+        beside = _remove_snapshots(vps, private, report)
         step("remove-private")
-        area = _remove_private(vps, private, report)
+        area = _remove_private(vps, private, report) or beside
         step("release-names")
         names.release_all(paths, vps.ctid)
         step("remove-root")
@@ -76,6 +78,10 @@ def _refuse_in_use(vps: VPS, private: str, root: str) -> None:
             "Container is currently mounted (umount first)", Exit.FS_MOUNTED, stdout=True
         )
     rootfs.drop_lower(private)
+    if any(os.path.isdir(f"{private}{x}/layers") for x in ("", ".snapshots")):
+        from vzpy.story import snapshot
+
+        snapshot.refuse_mounted(vps)
     if inside := rootfs.mounts_below(private):
         raise VzError(
             f"Unable to destroy container {vps.ctid}: {inside[0]} is a mount point",
@@ -130,6 +136,12 @@ def _move_aside(vps: VPS, private: str, report: Report) -> str | None:
     if tree:
         template.release_tree(private, tree)
     return area
+
+
+def _remove_snapshots(vps: VPS, private: str, report: Report) -> str | None:
+    """Those of a simfs lie beside its private area, of other layouts in it."""
+    store = f"{os.path.realpath(private)}.snapshots"
+    return _move_aside(vps, store, report) if os.path.isdir(store) else None
 
 
 def _remove_root(root: str, report: Report) -> None:

@@ -1,0 +1,267 @@
+"""What a snapshot is made of, by layout. Each is a folder or file `layers/ID` that nobody writes
+to again:
+
+overlay   layers of overlayfs. Of a stopped VPS the upper layer itself becomes one, and an empty
+          one is put above it; a running VPS's upper is copied, since the layers of a mounted
+          overlay cannot be exchanged
+simfs     a copy of the whole root
+image     a copy of the image
+
+Copies share their data by reflink where the file system can. Hard links would be no copies: a
+guest writes into its files in place."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from vzpy import layers, ns, rootfs, statecopy, template, vztmp
+from vzpy.fault import fault
+from vzpy.kernel import mount as m
+from vzpy.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from vzpy.snapshots import Snapshot
+    from vzpy.statecopy import Progress
+    from vzpy.vps import VPS
+
+# Layers on the template's tree. Their names have to fit into 255 bytes (fsconfig(2)), and every
+# one costs at each look-up.
+DEEPEST = 10
+STEPS = ("copy", "merge")
+_VIEW = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV
+
+
+@record
+class Change:
+    """What a new state costs: renames in this order, the layers below upper from then on (None:
+    as they are), and the layers of the snapshot."""
+
+    moves: tuple[tuple[str, str], ...] = ()
+    stack: tuple[str, ...] | None = None
+    layers: tuple[str, ...] = ()
+
+
+def of(vps: VPS) -> States:
+    kinds = {"overlay": Overlay, "simfs": Simfs}
+    if vps.layout not in kinds:
+        from vzpy.story.imagestates import Image
+
+        return Image(vps)
+    return kinds[vps.layout](vps)
+
+
+def new_id() -> str:
+    return os.urandom(8).hex()
+
+
+class States:
+    """The states of one VPS on the disk."""
+
+    def __init__(self, vps: VPS) -> None:
+        self.vps = vps
+        # VE_PRIVATE may be a link of the administrator's
+        self.private = os.path.realpath(vps.private)
+        self.store = self.private
+
+    @property
+    def folder(self) -> str:
+        return f"{self.store}/layers"
+
+    def prepare(self) -> None:
+        """The folder of the layers; its owner tells whose ids are in it (owner.py)."""
+        if not os.path.isdir(self.folder):
+            os.makedirs(self.store, 0o700, exist_ok=True)
+            os.mkdir(self.folder, 0o700)
+            base = self.vps.ids.base
+            os.chown(self.folder, base, base)
+
+    def stack(self) -> tuple[str, ...]:
+        """The layers that the present state stands on."""
+        return ()
+
+    def take(self, ident: str, in_use: bool, progress: Progress | None) -> Change:
+        """Keep the present state. Raises OSError."""
+        raise NotImplementedError
+
+    def back(self, snapshot: Snapshot, ident: str, progress: Progress | None) -> Change:
+        """Put a kept state in the place of the present one, which is given up."""
+        raise NotImplementedError
+
+    def view(self, names: tuple[str, ...], mark: str) -> int:
+        """A read-only, detached mount of a kept state; `mark` is its source where it can be."""
+        raise NotImplementedError
+
+    def merged(self, stacks: Iterable[tuple[str, ...]]) -> tuple[dict[str, str], Change] | None:
+        """Fewer layers that show the same. Nothing of the VPS may be mounted.
+
+        stacks  of all snapshots
+        Returns layer -> what stands in for it ("" nothing), None when there is nothing to do."""
+        return None
+
+    def collect(self, used: set[str]) -> None:
+        """Remove what is no layer in use: given up, or of a tool that was killed."""
+        used |= {*self.stack(), "stack"}
+        try:
+            names = set(os.listdir(self.folder))
+        except FileNotFoundError:
+            return
+        for name in names - used:
+            fault("collect")
+            vztmp.remove(f"{self.folder}/{name}")
+
+    def total(self, source: int | str, progress: Progress | None) -> int:
+        return statecopy.measure(source) if progress else 0
+
+
+class Overlay(States):
+    @property
+    def upper(self) -> str:
+        return f"{self.private}/upper"
+
+    def stack(self) -> tuple[str, ...]:
+        return tuple(os.path.basename(path) for path in rootfs.layers_of(self.private))
+
+    def take(self, ident: str, in_use: bool, progress: Progress | None) -> Change:
+        below = self._shallow(self.stack())
+        kept = (ident, *below)
+        path = f"{self.folder}/{ident}"
+        if in_use:
+            fault("copy")
+            os.mkdir(path, 0o700)
+            total = self.total(self.upper, progress)
+            statecopy.Copy(progress, total).tree(self.upper, path)
+            return Change(layers=kept)
+        new = self._empty_upper(ident, self.upper)
+        return Change(((self.upper, path), (new, self.upper)), kept, kept)
+
+    def _shallow(self, below: tuple[str, ...]) -> tuple[str, ...]:
+        """The same in one layer, when there are too many to put one more above."""
+        if len(below) < DEEPEST:
+            return below
+        return (self._merge(below),)
+
+    def _merge(self, names: tuple[str, ...], ident: str = "") -> str:
+        fault("merge")
+        ident = ident or new_id()
+        os.mkdir(f"{self.folder}/{ident}", 0o700)
+        layers.merge([self._path(name) for name in names], f"{self.folder}/{ident}")
+        return ident
+
+    def _path(self, name: str) -> str:
+        return self.upper if name == "upper" else f"{self.folder}/{name}"
+
+    def _empty_upper(self, ident: str, like: str) -> str:
+        """An upper layer with nothing in it but what "/" itself looks like."""
+        path = f"{self.folder}/{ident}.new"
+        os.mkdir(path, 0o700)
+        statecopy.copy_attributes(like, path, os.stat(like), follow=True)
+        for name in os.listxattr(path):
+            if name.startswith("trusted.overlay."):
+                os.removexattr(path, name)
+        return path
+
+    def back(self, snapshot: Snapshot, ident: str, progress: Progress | None) -> Change:
+        new = self._empty_upper(ident, f"{self.folder}/{snapshot.layers[0]}")
+        gone = f"{self.folder}/{ident}.gone"
+        return Change(((self.upper, gone), (new, self.upper)), snapshot.layers)
+
+    def view(self, names: tuple[str, ...], mark: str) -> int:
+        holder = ns.idmap_userns(self.vps.ids.map_text())
+        try:
+            return rootfs.stacked(
+                template.tree_of(self.private),
+                self.private,
+                holder,
+                [self._path(name) for name in names],
+                _VIEW,
+                mark,
+            )
+        finally:
+            os.close(holder)
+
+    def merged(self, stacks: Iterable[tuple[str, ...]]) -> tuple[dict[str, str], Change] | None:
+        """Of two layers that are never seen apart one is made; one that only the present state
+        stands on goes into upper."""
+        present = self.stack()
+        kept = set(stacks)
+        in_snapshots = {name for stack in kept for name in stack}
+        alone = 0
+        while alone < len(present) and present[alone] not in in_snapshots:
+            alone += 1
+        ident = new_id()
+        if alone:
+            self._merge(("upper", *present[:alone]), f"{ident}.new")
+            moves = ((self.upper, f"{self.folder}/{ident}.gone"),
+                     (f"{self.folder}/{ident}.new", self.upper))
+            return {}, Change(moves, present[alone:])
+        for stack in sorted(kept):
+            for above, below in zip(stack, stack[1:]):
+                if all(_together(other, above, below) for other in (*kept, present)):
+                    self._merge((above, below), ident)
+                    instead = {above: ident, below: ""}
+                    return instead, Change(stack=replaced(present, instead))
+        return None
+
+
+def _together(stack: tuple[str, ...], above: str, below: str) -> bool:
+    """Both, one on the other, or neither."""
+    if above in stack:
+        return stack[stack.index(above) + 1 :][:1] == (below,)
+    return below not in stack
+
+
+def replaced(stack: tuple[str, ...], instead: dict[str, str]) -> tuple[str, ...]:
+    return tuple(new for name in stack if (new := instead.get(name, name)))
+
+
+class Simfs(States):
+    """VE_PRIVATE is the guest's root: what is ours lies beside it."""
+
+    def __init__(self, vps: VPS) -> None:
+        super().__init__(vps)
+        self.store = store_of_simfs(self.private)
+
+    def take(self, ident: str, in_use: bool, progress: Progress | None) -> Change:
+        fault("copy")
+        self._copy(self.private, ident, progress)
+        return Change(layers=(ident,))
+
+    def _copy(self, source: str, name: str, progress: Progress | None) -> str:
+        """Of what lies there itself, not of what a host mounted in it."""
+        tree = m.open_tree(source, m.OPEN_TREE_CLONE)
+        try:
+            path = f"{self.folder}/{name}"
+            os.mkdir(path, 0o700)
+            statecopy.Copy(progress, self.total(tree, progress)).tree(tree, path)
+            return path
+        finally:
+            os.close(tree)
+
+    def back(self, snapshot: Snapshot, ident: str, progress: Progress | None) -> Change:
+        if os.path.ismount(self.private):
+            raise OSError(errno.EBUSY, "is a mount point: nothing can take its place", self.private)
+        fault("copy")
+        new = self._copy(f"{self.folder}/{snapshot.layers[0]}", f"{ident}.new", progress)
+        return Change(((self.private, f"{self.folder}/{ident}.gone"), (new, self.private)))
+
+    def view(self, names: tuple[str, ...], mark: str) -> int:
+        own = self.vps.ids
+        holder = ns.idmap_userns(b"%d 0 %d\n" % (own.base, own.count))
+        tree = m.open_tree(f"{self.folder}/{names[0]}", m.OPEN_TREE_CLONE)
+        try:
+            m.mount_setattr(tree, m.MOUNT_ATTR_IDMAP | _VIEW, userns=holder,
+                            propagation=m.MS_PRIVATE)
+        except BaseException:
+            os.close(tree)
+            raise
+        finally:
+            os.close(holder)
+        return tree
+
+
+def store_of_simfs(private: str) -> str:
+    return f"{os.path.realpath(private)}.snapshots"
