@@ -11,7 +11,7 @@ import fcntl
 import os
 import struct
 
-from vzpy import ns, rootfs
+from vzpy import devices, ns, rootfs
 from vzpy.fault import fault
 from vzpy.kernel import caps, process, seccomp
 from vzpy.record import record
@@ -44,6 +44,7 @@ class Birth:
     below: tuple[str, ...]
     kind: str  # of init, for the facts
     pty: bool
+    nodes: tuple[str, ...] = ()  # devices to bind into /dev
     notify: bool = False  # somebody listens for init's word that it has booted
 
 
@@ -110,6 +111,7 @@ def run(birth: Birth, channel: Channel, handed: Handed) -> None:
             part.execute()
         for path, fd in zip(birth.below, handed.below):
             rootfs.place(path, fd)
+        devices.bind_nodes(birth.nodes, rootfs.place)
 
         step = "child-console"
         fault(step)

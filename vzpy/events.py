@@ -72,6 +72,7 @@ _TABLE: dict[int, dict[str, str]] = {
         "Cpus": "Setting CPUs: {value}",
         "CpuMask": "Setting CPU mask: {value}",
         "NodeMask": "Setting NUMA node mask: {value}",
+        "Devices": "Setting devices",
         "IoLimit": "Setting iolimit: {value}",
         "IopsLimit": "Setting iopslimit: {value}",
         "Started": "Container start in progress...",

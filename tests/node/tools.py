@@ -129,6 +129,26 @@ def _template(name: str):
     return lambda: "" if debian_tarball(name) else why
 
 
+def _bpf() -> str:
+    from vzpy import devices
+    from vzpy.kernel import bpf
+
+    try:
+        code = devices.fence_program(devices.DEFAULT)
+        os.close(bpf.prog_load(bpf.PROG_CGROUP_DEVICE, code, "probe", bpf.CGROUP_DEVICE))
+    except OSError as err:
+        return str(err)
+    return ""
+
+
+def _tun() -> str:
+    """A device that a node grants to who asks, loaded by need."""
+    from vzpy.story import devices
+
+    devices.load_module("tun")
+    return "" if os.path.exists("/dev/net/tun") else "no /dev/net/tun, and no module for it"
+
+
 DEBIAN = "debian-12-x86_64"
 # One of each other init that Debian packs.
 INITS = {
@@ -143,6 +163,8 @@ ABILITIES = {
     "memory controller": _controller("memory"),
     "cpu controller": _controller("cpu"),
     "CAP_SYS_RESOURCE": _sys_resource,
+    "BPF programs": _bpf,
+    "tun": _tun,
     "strace": _program("strace"),
     "nftables": _program("nft"),
     "tmpfs": _tmpfs,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 # Module of story/ -> the rooms of the parameter table that it serves, in the order of applying.
 ROOMS = {
     "limits": (UBC, CPU, IO),
+    "devices": (DEV,),
     "guest": (GUEST,),
     "disk": (DISK,),
 }

@@ -34,7 +34,7 @@ from vzpy.fault import fault
 from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts
 from vzpy.record import record
-from vzpy.story import ctscript, enter, limits, owner, parent
+from vzpy.story import ctscript, devices, enter, limits, owner, parent
 from vzpy.story.mount import mount_root, quota_on, show_as, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
@@ -172,7 +172,9 @@ def prepared(
     undo.callback(remove_cgroup, cgroup)
     cgroups.make(cgroup, vps.ids)
     _step("limits", report)
-    not_applied += [*limits.before_birth(vps, cgroup, report), *unserved_of(vps.config)]
+    not_applied += limits.before_birth(vps, cgroup, report)
+    not_applied += devices.before_birth(vps, cgroup, report)
+    not_applied += unserved_of(vps.config)
 
     _step("launch", report)
     birth, handed = prepare(vps, cgroup, talk, pty=keeper.by_daemon, setup=manner.setup)
@@ -218,6 +220,9 @@ def prepare(
     """All that the child needs, gathered while the host's paths and libraries are at hand."""
     tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
     talk.hand_over(tree, *(fd for _, fd in below))
+    nodes = devices.nodes(vps.config, cgroup)
+    if nodes:
+        below.append((devices.NODES, talk.hand_over(devices.make_nodes(nodes, vps.ids))))
     if vps.layout == "image":
         show_as(tree, vps.ids)
     kind = inits.kind_in_tree(tree)
@@ -248,6 +253,7 @@ def prepare(
         below=tuple(path for path, _ in below),
         kind=kind,
         pty=pty,
+        nodes=nodes,
         notify=notify,
     )
     handed = child.Handed(
