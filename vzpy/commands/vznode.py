@@ -81,6 +81,18 @@ def doctor(as_json: bool, count: int, fix: bool) -> int:
 
 
 @group.command()
+@click.argument("name", type=click.Choice(("veinfo", "veip", "veth")))
+def proc(name: str) -> int:
+    """Print what a kernel of OpenVZ shows as /proc/vz/NAME."""
+    from vzpy import listing, veproc
+    from vzpy.node import Node
+
+    node = Node()
+    click.echo(veproc.TEXTS[name](listing.Node(node.paths, node.config)), nl=False)
+    return 0
+
+
+@group.command()
 @click.argument("source")
 @click.argument("target")
 def cp(source: str, target: str) -> int:
