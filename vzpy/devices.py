@@ -194,15 +194,17 @@ def bind_nodes(names: Sequence[str], place: Callable[[str, int, bool], None]) ->
     place  attaches a detached mount at a path below the root, on a directory or a file"""
     if not names:
         return
-    for name in names:
-        for parent in _parents(name):
-            try:
-                os.mkdir(f"/dev/{parent}", 0o755)
-            except FileExistsError:
-                pass
-        place(f"dev/{name}", m.open_tree(f"/{NODES}/{name}", m.OPEN_TREE_CLONE), False)
-    m.umount2(f"/{NODES}", m.MNT_DETACH | m.UMOUNT_NOFOLLOW)
-    os.rmdir(f"/{NODES}")
+    try:
+        for name in names:
+            for parent in _parents(name):
+                try:
+                    os.mkdir(f"/dev/{parent}", 0o755)
+                except FileExistsError:
+                    pass
+            place(f"dev/{name}", m.open_tree(f"/{NODES}/{name}", m.OPEN_TREE_CLONE), False)
+    finally:
+        m.umount2(f"/{NODES}", m.MNT_DETACH | m.UMOUNT_NOFOLLOW)
+        os.rmdir(f"/{NODES}")
 
 
 def remove_nodes(names: Iterable[str]) -> None:

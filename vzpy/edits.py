@@ -66,6 +66,17 @@ def _switches(name: str) -> Any:
     return merge
 
 
+def _devices(name: str) -> Any:
+    """A device given again has its access replaced; `none` is kept, since it also forbids what
+    every VPS has."""
+
+    def merge(given: Mapping[str, Any], old: list[str] | None, ctid: int) -> list[str]:
+        split = [word.rpartition(":") for word in (old or []) + given[name]]
+        return [f"{device}:{access}" for device, access in {x[0]: x[2] for x in split}.items()]
+
+    return merge
+
+
 def _unique(items: list[str]) -> list[str]:
     return list(dict.fromkeys(items))
 
@@ -117,4 +128,6 @@ _MERGED = {
     "NETIF": _netif,
     "CAPABILITY": _switches("capability"),
     "FEATURES": _switches("features"),
+    "DEVICES": _devices("devices"),
+    "DEVNODES": _devices("devnodes"),
 }

@@ -141,6 +141,11 @@ def _bpf() -> str:
     return ""
 
 
+def empty_disk() -> str:
+    """A block device that nobody uses: the first that the virtual machine was given."""
+    return os.environ.get("VZ_TEST_DISKS", "").partition(" ")[0]
+
+
 def _tun() -> str:
     """A device that a node grants to who asks, loaded by need."""
     from vzpy.story import devices
@@ -165,6 +170,7 @@ ABILITIES = {
     "CAP_SYS_RESOURCE": _sys_resource,
     "BPF programs": _bpf,
     "tun": _tun,
+    "empty disk": lambda: "" if empty_disk() else "none given (VZ_TEST_DISKS)",
     "strace": _program("strace"),
     "nftables": _program("nft"),
     "tmpfs": _tmpfs,
