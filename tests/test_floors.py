@@ -29,7 +29,8 @@ ROOMS = {
     "snapshots": {"snapshots", "layers", "statecopy"},
     "syscalls": {"syscalls", "netfilter"},
     "config": {"config", "values", "amounts", "words", "options", "edits", "names"},
-    "quota": {"quota", "quotafile", "quotaid", "projects"},
+    "network": {"venet", "antispoof", "dad", "netnotes", "veth", "netdevs"},
+    "quota": {"quota", "quotabusy", "quotafile", "quotaid", "quotatext", "projects"},
     "template": {"template", "caches", "recipe", "busybox", "mmdebstrap", "aptsources", "treecheck",
                  "unpack", "untar", "vztmp"},
 }

@@ -16,12 +16,16 @@ TOOLS = {
     "vzcfgvalidate": "vzpy.commands.vzcfgvalidate",
     "vzcpucheck": "vzpy.commands.vzcpucheck",
     "vzctl": "vzpy.commands.vzctl",
+    "vzdqcheck": "vzpy.commands.vzdqcheck",
+    "vzdqdump": "vzpy.commands.vzdqdump",
+    "vzdqload": "vzpy.commands.vzdqload",
     "vzeventd": "vzpy.eventd.main",
     "vzlist": "vzpy.commands.vzlist",
     "vzmemcheck": "vzpy.commands.vzmemcheck",
     "vzoversell": "vzpy.commands.vzoversell",
     "vzpid": "vzpy.commands.vzpid",
     "vzpkg": "vzpy.commands.vzpkg",
+    "vzquota": "vzpy.commands.vzquota",
     "vzsplit": "vzpy.commands.vzsplit",
 }
 DAEMONS = ("vz-fdkeep", "vzeventd")

@@ -1,10 +1,10 @@
-"""vzctl quotaon, quotaoff, quotainit (vzctl-cli 2.10): the quota room is not there yet, which is
-said as on a node where no quota is possible."""
+"""vzctl quotaon, quotaoff, quotainit (vzctl-cli 2.10)."""
 
 from __future__ import annotations
 
-from vzpy.errors import Exit, VzError
+from vzpy.errors import Exit
 from vzpy.events import QuotaOff
+from vzpy.story import disk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,13 +14,14 @@ _CODES = {"quotaon": Exit.DQ_ON, "quotaoff": Exit.DQ_OFF, "quotainit": Exit.DQ_I
 
 
 def run(call: Call) -> int:
-    code = _CODES[call.action.name]
-    if call.vps.layout in ("image", "ploop"):
+    name, vps = call.action.name, call.vps
+    if disk.is_native(vps.layout):
         call.out.line("CT is on ploop, disk quota is obsoleted, skipping operation")
         return Exit.OK
-    if not call.vps.config.value("DISK_QUOTA"):
+    if not vps.config.value("DISK_QUOTA"):
         call.report(QuotaOff())
-        return code
-    with call.vps.locked(call.report):
-        verb = call.action.name.removeprefix("quota")
-        raise VzError(f"vzquota {verb} failed [3]", code, hint="Disk quota is not possible here.")
+        return _CODES[name]
+    act = {"quotaon": disk.quotaon, "quotaoff": disk.quotaoff, "quotainit": disk.quotainit}[name]
+    with vps.locked(call.report):
+        act(vps, call.report)
+    return Exit.OK

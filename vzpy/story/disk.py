@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from vzpy import quotabusy
 from vzpy.errors import Exit, VzError
 from vzpy.events import InitializingQuota, NotApplied
 from vzpy.quotafile import QuotaError
@@ -83,16 +84,18 @@ def _not_possible(conf: Config, err: NotPossible) -> list[str]:
 
 
 class _failing:
-    """vzquota's failure as vzctl tells it. NotPossible, which is none, passes."""
+    """vzquota's failure as vzctl tells it. NotPossible passes, unless quota is what is wanted."""
 
-    def __init__(self, command: str, code: int) -> None:
-        self.command, self.code = command, code
+    def __init__(self, command: str, code: int, here: bool = False) -> None:
+        self.command, self.code, self.here = command, code, here
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, err: BaseException | None, trace: object) -> None:
-        if isinstance(err, NotPossible) or not isinstance(err, (QuotaError, OSError)):
+        if not isinstance(err, (QuotaError, OSError)):
+            return
+        if isinstance(err, NotPossible) and not self.here:
             return
         number = err.code if isinstance(err, QuotaError) else QuotaError.SYSTEM
         why = err.message if isinstance(err, QuotaError) else str(err)
@@ -109,6 +112,46 @@ def off(vps: VPS, report: Report) -> None:
         except QuotaError as err:
             if err.code != QuotaError.NOT_RUNNING:
                 raise
+
+
+# vzctl quotaon, quotaoff, quotainit: vzquota's own commands on a VPS (vzctl-cli 2.10)
+
+
+def quotaon(vps: VPS, report: Report) -> None:
+    """Raises VzError 60, 61, 63, 64; one that is on already is an error."""
+    wanted, quota = asked(vps.config, vps.ids), of(vps)
+    if not os.path.exists(quota.file):
+        report(InitializingQuota())
+        quotainit(vps, report)
+    with _failing("on", Exit.DQ_ON, here=True):
+        _refuse_busy(vps, "on")
+        quota.on(wanted, vps.private)
+
+
+def quotaoff(vps: VPS, report: Report) -> None:
+    """Raises VzError 66."""
+    with _failing("off", Exit.DQ_OFF, here=True):
+        _refuse_busy(vps, "off")
+        of(vps).off()
+
+
+def quotainit(vps: VPS, report: Report) -> None:
+    """Raises VzError 61, 63, 64."""
+    wanted = asked(vps.config, vps.ids)
+    with _failing("init", Exit.DQ_INIT, here=True):
+        of(vps).init(vps.private, wanted)
+
+
+def _refuse_busy(vps: VPS, command: str) -> None:
+    if quotabusy.is_busy(vps.private, vps.root):
+        raise QuotaError(
+            f"Quota {command} syscall for id {vps.ctid}: Device or resource busy\n"
+            f"{quotabusy.REASONS}",
+            QuotaError.SYSCALL,
+        )
+
+
+# From create to destroy
 
 
 def made(paths: NodePaths, ctid: int, plan: Plan, ids: IdRange, report: Report) -> None:
