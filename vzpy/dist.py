@@ -269,6 +269,11 @@ def _made(make: Callable[[], int], shift: int) -> int:
         set_fs_user(0)
 
 
+def _mkdir(name: str, folder: int) -> int:
+    os.mkdir(name, 0o755, dir_fd=folder)
+    return 0
+
+
 def remove(root: int, path: str) -> None:
     """Remove a name, not what it may link to; absence is success."""
     parent, name = os.path.split(path)
@@ -292,7 +297,7 @@ def make_folder(root: int, path: str, shift: int) -> None:
     try:
         folder = openat2(root, parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            _made(lambda: os.mkdir(name, 0o755, dir_fd=folder) or 0, shift)
+            _made(lambda: _mkdir(name, folder), shift)
             os.chown(name, shift, shift, dir_fd=folder, follow_symlinks=False)
         finally:
             os.close(folder)

@@ -84,8 +84,17 @@ _TABLE: dict[int, dict[str, str]] = {
         "Stopping": "Stopping container ...",
         "Killing": "Killing container ...",
         "Stopped": "Container was stopped",
+        "CreatingImage": "Creating image: {path} size={kib}K",
+        "CopyingContent": "Copying content to {layout}...",
+        "Converted": "Container was successfully converted to the {layout} layout",
         "StaleLock": "Removing stale lock file {path}",
         "Reshifting": "Changing owners in {path} to the range from {base}",
+        # network
+        "AddingIp": "Adding IP address(es): {addresses}",
+        "DeletingIp": "Deleting IP address(es): {addresses}",
+        "DeletingAllIp": "Deleting all IP address(es): {addresses}",
+        "ConfiguringVeth": "Configure veth devices: {names} ",
+        "DeletingVeth": "Deleting veth devices: {names} ",
         # set
         "NotSaving": "No changes in CT configuration, not saving",
         "UbSet": "UB limits were set successfully",

@@ -113,9 +113,9 @@ def fs_of(path: str) -> str:
         head = file.read(_EXT4_SUPER + 1024)
     if head.startswith(_XFS_MAGIC):
         return XFS
-    if len(head) == _EXT4_SUPER + 1024:
-        if struct.unpack_from("<H", head, _EXT4_SUPER + 56)[0] == _EXT4_MAGIC:
-            return EXT4
+    whole = len(head) == _EXT4_SUPER + 1024
+    if whole and struct.unpack_from("<H", head, _EXT4_SUPER + 56)[0] == _EXT4_MAGIC:
+        return EXT4
     raise OSError(EINVAL, "neither ext4 nor xfs", path)
 
 

@@ -163,6 +163,10 @@ class VPS(Identity):
         from vzpy.story.teardown import settle
 
         settle(self, report)
+        if os.path.exists(f"{self.conf_path}.converting"):
+            from vzpy.story.convert import recover
+
+            recover(self)
         private = self.config.raw("VE_PRIVATE") or ""
         if any(os.path.exists(f"{private}{x}/Snapshots.journal") for x in ("", ".snapshots")):
             from vzpy.story import snapshot
@@ -341,6 +345,21 @@ class VPS(Identity):
 
         self.require()
         return read(self)
+
+    def convert(
+        self, layout: str = "image", *, report: Report = silent, progress: Progress | None = None
+    ) -> bool:
+        """Give a stopped VPS another layout: overlay, simfs or image[:MODE,...].
+
+        False when it has it already. Raises VzError: 32 running, 41 mounted, 63, 155."""
+        from vzpy.story.convert import convert
+
+        self.require()
+        with self.locked(report):
+            self._settle(report)
+            done = convert(self, layout, report, progress)
+        self.reload()
+        return done
 
     def suspend(self, *, report: Report = silent) -> None:
         """Freeze in place. Raises NotRunning (31); VzError 16."""

@@ -74,11 +74,11 @@ def _simfs(area: str, tarball: str, owner: IdRange, progress: Progress | None) -
 def _image(
     area: str, tree: str, owner: IdRange, disk: Disk, progress: Progress | None
 ) -> None:
-    from vzpy import image, statecopy
+    from vzpy import statecopy
     from vzpy.story import moving
 
     source = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    root = image.new(image.path_of(area), disk)
+    root = empty_root(area, "image", owner, disk)
     try:
         inside = ids_in("image", owner)
         total = statecopy.measure(source) if progress else 0
@@ -86,6 +86,23 @@ def _image(
     finally:
         os.close(root)
         os.close(source)
+
+
+def empty_root(
+    area: str, layout: str, owner: IdRange, disk: Disk | None = None, tree: str = ""
+) -> int:
+    """A descriptor of the directory that a new root is copied into, for an overlay its upper layer.
+
+    disk, tree  what an image is to be, what an overlay stands on"""
+    if layout == "image":
+        from vzpy import image
+
+        assert disk
+        return image.new(image.path_of(area), disk)
+    if layout == "overlay":
+        _overlay(area, tree, owner)
+        area = f"{area}/upper"
+    return os.open(area, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def ids_in(layout: str, owner: IdRange) -> IdRange:
