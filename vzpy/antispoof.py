@@ -41,8 +41,7 @@ _PROTOCOL, _VLAN_PRESENT = 16, 20
 # A frame: addresses of receiver and sender, type, then IP (RFC 894, RFC 791, RFC 8200)
 _SENDER, _IP = 6, 14
 _IP4_SOURCE, _IP4_DESTINATION = _IP + 12, _IP + 16
-_IP6_NEXT_HEADER, _IP6_HOP_LIMIT, _IP6_SOURCE, _IP6_DESTINATION = _IP + 6, _IP + 7, _IP + 8, _IP + 24
-_ICMP6_TYPE = _IP + 40
+_IP6_NEXT_HEADER, _IP6_SOURCE, _IP6_DESTINATION, _ICMP6_TYPE = _IP + 6, _IP + 8, _IP + 24, _IP + 40
 _ETH_IP, _ETH_IP6, _ETH_ARP = 0x0008, 0xDD86, 0x0608  # as a little-endian host sees them
 _ICMP6, _TCP, _UDP = 58, 6, 17
 _NDP_FIRST, _NDP_LAST = 133, 137  # router solicitation ... redirect (RFC 4861)
@@ -139,7 +138,7 @@ def from_vps(known: int, counters: int, mac: bytes) -> bytes:
     _look_up(code, known, "from-ip6")
     # Neighbour discovery has hop limit 255 or is ignored; what is hidden behind an extension
     # header and has it as well is taken for such.
-    _fetch(code, _IP6_NEXT_HEADER, _BYTES, 2, "from-ip6")
+    _fetch(code, _IP6_NEXT_HEADER, _BYTES, 2, "from-ip6")  # and hop limit
     code.load(R0, R10, _BYTES + 1, 1)
     code.jump_if("pass", R0, "!=", 255)
     code.load(R0, R10, _BYTES, 1)

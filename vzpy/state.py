@@ -107,7 +107,7 @@ def alive(facts: Facts) -> bool:
 def forget(paths: NodePaths, ctid: int) -> None:
     """Remove the state of a VPS that does not run. Absence is success."""
     where = directory(paths, ctid)
-    for name in ("start.json", "start.json.new"):
+    for name in ("start.json", "start.json.new", "net", "net.new"):
         try:
             os.unlink(f"{where}/{name}")
         except OSError:

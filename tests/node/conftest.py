@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from wire import Net
 
 import tools
 from vzpy import cgroups, config, ids, nodesetup, template
@@ -52,6 +53,7 @@ class Bed:
         tools.private_mounts()
         m.mount(self.folder, self.folder, "none", m.MS_BIND)
         self.template = f"{self.folder}/template"
+        self.network = Net()
         self.cgroups: dict[str, bool] = {}
         self._count = 0
         os.makedirs(f"{self.template}/cache")
@@ -93,6 +95,7 @@ class Bed:
         m.umount2(self.folder, m.MNT_DETACH)
         tools.remove_tree(self.folder)
         os.close(self.lock)
+        self.network.close()
         _prune_ranges(self.folder)
 
 
@@ -142,6 +145,10 @@ def leaks(request):
         yield
         return
     bed = request.getfixturevalue("bed")
+    if not request.node.get_closest_marker("network"):
+        # What a test does to the network, it does to one of the session's own.
+        bed.network.__enter__()
+        request.addfinalizer(lambda: bed.network.__exit__())
     before = tools.Traces(bed.folder, bed.cgroups)
     yield
     end = time.monotonic() + 10 * tools.PATIENCE

@@ -105,15 +105,16 @@ def test_a_missing_controller(make):
 def test_a_room_that_is_not_there(make):
     vps = make()
     before = vps.conf()
-    for given, code in (({"ipadd": "10.0.0.1"}, Exit.CANT_ADDIP), ({"diskspace": 5}, Exit.DQ_SET),
-                        ({"iolimit": 5}, Exit.SET_IO), ({"netif_add": "eth0"}, Exit.VETH)):
+    for given, code in (({"pci_add": "00:1f.2"}, Exit.SET_DEVICES),
+                        ({"cpuweight": 5}, Exit.SETFSHD)):
         with pytest.raises(VzError) as err:
             vps.given(**given, numproc=9, save=False)
-        assert err.value.code == code and vps.conf() == before and vps.knob("pids.max") in ("", "max")
-    told = vps.given(ipadd="10.0.0.1", numproc=9)
+        assert err.value.code == code and vps.conf() == before
+        assert vps.knob("pids.max") in ("", "max")
+    told = vps.given(pci_add="00:1f.2", numproc=9)
     assert told == [
         "out UB limits were set successfully",
-        "err Warning: not applied on this node: ipadd",
+        "err Warning: not applied on this node: pci_add",
         f"out CT configuration saved to {vps.conf_path}",
     ]
 

@@ -197,11 +197,11 @@ def addresses(sock: Socket) -> list[Assigned]:
 # Routes
 
 
-def route_add(index: int, address: bytes, source: bytes = b"") -> Request:
-    """To one address, of which there must be no other route of the kind (EEXIST)."""
+def route_add(index: int, address: bytes, source: bytes = b"", force: bool = False) -> Request:
+    """To one address, of which there must be no other route (EEXIST), or in its place."""
     body = _route(index, address) + (attr(_RTA_PREFSRC, source) if source else b"")
-    what = f"route add {text(address)}"
-    return Request(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, what)
+    flags = NLM_F_CREATE | (NLM_F_REPLACE if force else NLM_F_EXCL)
+    return Request(_RTM_NEWROUTE, flags, body, f"route add {text(address)}")
 
 
 def route_del(index: int, address: bytes) -> Request:
@@ -222,6 +222,18 @@ def default_add(index: int, gateway: bytes) -> Request:
     body = head + attr(_RTA_GATEWAY, gateway) + attr(_RTA_OIF, index)
     what = f"route add default via {text(gateway)}"
     return Request(_RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, what)
+
+
+def route_get(sock: Socket, address: bytes) -> tuple[int, bytes]:
+    """Where packets to an address would go: index of the device, gateway or b"".
+
+    Raises OSError: ENETUNREACH without a route."""
+    bits = 8 * len(address)
+    head = struct.pack("=8BI", family(address), bits, 0, 0, 0, 0, 0, 0, 0)
+    body = head + attr(_RTA_DST, address)
+    request = Request(_RTM_GETROUTE, 0, body, f"route get {text(address)}")
+    given = attributes(sock.ask(request)[0][1], len(head))
+    return int.from_bytes(given.get(_RTA_OIF, b"\0"), "little"), given.get(_RTA_GATEWAY, b"")
 
 
 # Proxy neighbours

@@ -23,12 +23,13 @@ from vzpy.params import (
     UBC,
     VETH,
 )
-from vzpy.record import record
+from vzpy.record import record, replace
 from vzpy.story.served import SERVED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from vzpy.config import Config
     from vzpy.events import Report
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 ROOMS = {
     "limits": (UBC, CPU, IO),
     "devices": (DEV,),
+    "net": (NET, VETH, NETDEV),
     "guest": (GUEST,),
     "disk": (DISK,),
 }
@@ -60,12 +62,13 @@ class Change:
     after: Config
     keys: tuple[str, ...]
     undo: bool = False  # take back what was just done
+    given: Mapping[str, Any] = {}  # options by their keywords
 
     def of(self, keys: tuple[str, ...]) -> Change:
-        return Change(self.vps, self.facts, self.before, self.after, keys)
+        return replace(self, keys=keys)
 
     def back(self) -> Change:
-        return Change(self.vps, self.facts, self.after, self.before, self.keys, True)
+        return replace(self, before=self.after, after=self.before, undo=True, given={})
 
 
 def apply(change: Change, save: bool, report: Report) -> list[str]:

@@ -66,7 +66,7 @@ def set_params(vps: VPS, params: Mapping[str, object], save: bool, report: Repor
         if needs_restart and given.get("setmode") == "restart":
             _save(vps, changed, report, restart=True)
             return
-        _on_running(vps, facts, changed, save, report)
+        _on_running(vps, facts, given, changed, save, report)
         if needs_restart:
             report(RestartNeeded())
     elif vps.ctid == 0:
@@ -137,7 +137,12 @@ def from_sample(vps: VPS, name: str, report: Report) -> dict[str, str]:
 
 
 def _on_running(
-    vps: VPS, facts: Facts, changed: dict[str, str], save: bool, report: Report
+    vps: VPS,
+    facts: Facts,
+    given: Mapping[str, object],
+    changed: dict[str, str],
+    save: bool,
+    report: Report,
 ) -> None:
     """Apply what can be applied. What cannot is an error, with --save a line that tells of it."""
     for key in ("VE_ROOT", "VE_PRIVATE"):
@@ -148,7 +153,8 @@ def _on_running(
     if missing and not save:
         raise live.not_possible(missing, [key for key in keys if unserved([key])])
     change = live.Change(
-        vps, facts, vps.config, vps.node.config.vps(vps.ctid, vps.conf_path, changed), keys
+        vps, facts, vps.config, vps.node.config.vps(vps.ctid, vps.conf_path, changed), keys,
+        given=given,
     )
     try:
         refused = live.apply(change, save, report)

@@ -171,6 +171,11 @@ def prepared(
     cgroups.remove(cgroup)  # of a VPS whose state was lost
     undo.callback(remove_cgroup, cgroup)
     cgroups.make(cgroup, vps.ids)
+    networked = not manner.bare and any(map(vps.config.own, ("IP_ADDRESS", "NETIF", "NETDEV")))
+    if networked:
+        from vzpy.story import net
+
+        net.tell(vps, report)
     _step("limits", report)
     not_applied += limits.before_birth(vps, cgroup, report)
     not_applied += devices.before_birth(vps, cgroup, report)
@@ -189,6 +194,8 @@ def prepared(
     facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon)
     state.write_facts(node.paths, facts)
     talk.ours.send(MAPPED)
+    if networked:
+        net.wire(vps, facts, report, undo)
     if facts.netfilter == "stateless":
         from vzpy.story import stateless
 

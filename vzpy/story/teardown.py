@@ -34,6 +34,10 @@ def put_away(vps: VPS, facts: Facts, report: Report, umount: bool = True) -> Non
 
     Raises VzError 51, 79; the state is dropped all the same."""
     try:
+        if os.path.exists(f"{state.directory(vps.node.paths, vps.ctid)}/net"):
+            from vzpy.story import net
+
+            net.unwire(vps.node.paths, vps.ctid)
         if umount:
             umount_root(vps, facts.root, report)
     finally:

@@ -1,0 +1,171 @@
+"""Who else has an address: duplicate address detection, and telling that it is here now.
+
+ARP probes and announcements for IPv4 (RFC 5227), neighbour solicitations from :: and unsolicited
+advertisements for IPv6 (RFC 4862 5.4, RFC 4861 7.2.6), on packet sockets (packet(7)): the
+addresses are not this host's own, so the kernel would not ask for them."""
+
+from __future__ import annotations
+
+import _socket
+import select
+import struct
+import time
+
+from vzpy.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from vzpy.kernel.rtnetlink import Link
+
+PATIENCE = 0.25  # seconds for an answer; one on a local network comes within a few milliseconds
+_AGAIN = 0.1  # the second question
+
+_ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD
+_BROADCAST = b"\xff" * 6
+_ARP = struct.Struct("!HHBBH6s4s6s4s")  # types and lengths, operation, sender, target
+_REQUEST = 1
+_ICMPV6, _NS, _NA = 58, 135, 136
+_OVERRIDE = 0x20000000
+_OPTION_TARGET = 2
+_ALL_NODES = bytes.fromhex("ff020000000000000000000000000001")
+
+
+@record
+class Owner:
+    """Somebody else who has an address."""
+
+    address: bytes
+    device: str
+    mac: bytes
+
+
+class Probe:
+    """Asks on devices for the owners of addresses; hears for PATIENCE seconds from its beginning.
+
+    links  the devices to ask on for each address
+    own    hardware addresses of this host, whose answers mean nothing"""
+
+    def __init__(self, links: Mapping[bytes, Sequence[Link]], own: Iterable[bytes]) -> None:
+        self._links, self._own = links, set(own)
+        self._began = time.monotonic()
+        self._sockets: dict[int, tuple[_socket.socket, Link]] = {}
+        self._send()
+
+    def close(self) -> None:
+        for sock, _ in self._sockets.values():
+            sock.close()
+
+    def _send(self) -> None:
+        open_already = {(link.name, sock.proto): sock for sock, link in self._sockets.values()}
+        for address, links in self._links.items():
+            protocol = _ETH_P_ARP if len(address) == 4 else _ETH_P_IPV6
+            for link in links:
+                sock = open_already.get((link.name, protocol))
+                if sock is None:
+                    sock = _open(link, protocol)
+                    open_already[link.name, protocol] = sock
+                    self._sockets[sock.fileno()] = sock, link
+                try:
+                    sock.send(question(address, link.address))
+                except OSError:
+                    pass  # it has gone down: nobody hears us there
+
+    def owners(self) -> list[Owner]:
+        """Wait out the patience; at most one owner of an address, the first heard."""
+        poll = select.poll()
+        for fd in self._sockets:
+            poll.register(fd, select.POLLIN)
+        found: dict[bytes, Owner] = {}
+        again = bool(self._sockets)
+        while self._sockets and (left := self._began + PATIENCE - time.monotonic()) > 0:
+            till_again = self._began + _AGAIN - time.monotonic() if again else left
+            for fd, _ in poll.poll(max(min(left, till_again), 0) * 1000):
+                sock, link = self._sockets[fd]
+                heard = answer(sock.recv(2048))
+                if heard and heard[0] in self._links and heard[1] not in self._own:
+                    found.setdefault(heard[0], Owner(heard[0], link.name, heard[1]))
+            if again and time.monotonic() >= self._began + _AGAIN:
+                again = False
+                self._send()
+        return list(found.values())
+
+
+def announce(addresses: Iterable[bytes], link: Link, source6: bytes) -> None:
+    """Tell the neighbours on a device that addresses are to be found here.
+
+    source6  an IPv6 address of the device, b"" when it has none"""
+    by_protocol: dict[int, list[bytes]] = {}
+    for address in addresses:
+        if len(address) == 4:
+            by_protocol.setdefault(_ETH_P_ARP, []).append(_arp(link.address, address, address))
+        elif source6:
+            message = advertisement(address, link.address, source6)
+            by_protocol.setdefault(_ETH_P_IPV6, []).append(message)
+    for protocol, frames in by_protocol.items():
+        try:
+            sock = _open(link, protocol)
+        except OSError:
+            continue  # it has gone
+        try:
+            for frame in frames:
+                sock.send(frame)
+        except OSError:
+            pass  # it has gone down
+        finally:
+            sock.close()
+
+
+def _open(link: Link, protocol: int) -> _socket.socket:
+    sock = _socket.socket(
+        _socket.AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK,
+        _socket.htons(protocol),
+    )
+    sock.bind((link.name, protocol))
+    return sock
+
+
+def question(address: bytes, mac: bytes) -> bytes:
+    """The frame that asks for the owner of an address."""
+    if len(address) == 4:
+        return _arp(mac, bytes(4), address)
+    to = bytes.fromhex("ff0200000000000000000001ff") + address[13:]
+    return _ndp(mac, b"\x33\x33" + to[12:], bytes(16), to, struct.pack("!BBHI", _NS, 0, 0, 0) +
+                address)
+
+
+def _arp(mac: bytes, sender: bytes, target: bytes) -> bytes:
+    head = _BROADCAST + mac + struct.pack("!H", _ETH_P_ARP)
+    return head + _ARP.pack(1, 0x0800, 6, 4, _REQUEST, mac, sender, bytes(6), target)
+
+
+def advertisement(address: bytes, mac: bytes, source: bytes) -> bytes:
+    """Unsolicited, to all nodes: the address is at that hardware address now."""
+    message = struct.pack("!BBHI", _NA, 0, 0, _OVERRIDE) + address
+    message += bytes((_OPTION_TARGET, 1)) + mac
+    return _ndp(mac, b"\x33\x33" + _ALL_NODES[12:], source, _ALL_NODES, message)
+
+
+def _ndp(mac: bytes, to_mac: bytes, source: bytes, to: bytes, message: bytes) -> bytes:
+    pseudo = source + to + struct.pack("!II", len(message), _ICMPV6)
+    words = struct.unpack(f"!{(len(pseudo) + len(message)) // 2}H", pseudo + message)
+    total = sum(words)
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    message = message[:2] + struct.pack("!H", checksum) + message[4:]
+    head = to_mac + mac + struct.pack("!H", _ETH_P_IPV6)
+    head += struct.pack("!IHBB", 6 << 28, len(message), _ICMPV6, 255)
+    return head + source + to + message
+
+
+def answer(frame: bytes) -> tuple[bytes, bytes] | None:
+    """Address and hardware address of the owner that a frame tells of, None when it tells none."""
+    sender, kind = frame[6:12], frame[12:14]
+    if kind == b"\x08\x06" and len(frame) >= 14 + _ARP.size:
+        *types, _, mac, address, _, _ = _ARP.unpack_from(frame, 14)
+        return (address, mac) if types == [1, 0x0800, 6, 4] else None
+    if kind == b"\x86\xdd" and len(frame) >= 14 + 40 + 24:
+        advertised = (frame[20], frame[21], frame[54]) == (_ICMPV6, 255, _NA)
+        return (frame[62:78], sender) if advertised else None
+    return None

@@ -1,0 +1,59 @@
+"""What of the host a VPS's network uses, noted in RUN/N/net before it is made: whoever finds the
+VPS gone takes back those, and nothing that today's N.conf says. One line each, blanks between:
+
+    proxy 192.0.2.7 eth0       the host answers for the address on that device
+    link veth101.0             a network device that goes when the VPS goes
+    device eth5                a network device of the host that has moved in, by its name there"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PROXY, LINK, DEVICE = "proxy", "link", "device"
+NAME = "net"
+
+
+def read(directory: str) -> list[tuple[str, ...]]:
+    """The notes of a VPS by its directory in RUN; none when it has none."""
+    try:
+        with open(f"{directory}/{NAME}", encoding="utf-8", errors="surrogateescape") as file:
+            return [tuple(line.split()) for line in file]
+    except OSError:
+        return []
+
+
+def write(directory: str, notes: Iterable[tuple[str, ...]]) -> None:
+    """Replace them at once; without any the file goes. Raises OSError."""
+    text = "".join(" ".join(note) + "\n" for note in notes)
+    path = f"{directory}/{NAME}"
+    if not text:
+        forget(directory)
+        return
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, text.encode(errors="surrogateescape"))
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.new", path)
+
+
+def add(directory: str, notes: Iterable[tuple[str, ...]]) -> None:
+    write(directory, dict.fromkeys([*read(directory), *notes]))
+
+
+def remove(directory: str, notes: Iterable[tuple[str, ...]]) -> None:
+    gone = set(notes)
+    write(directory, [note for note in read(directory) if note not in gone])
+
+
+def forget(directory: str) -> None:
+    """Absence is success."""
+    for name in (NAME, f"{NAME}.new"):
+        try:
+            os.unlink(f"{directory}/{name}")
+        except OSError:
+            pass

@@ -1,0 +1,255 @@
+"""The network of a VPS: wired from outside before its init runs, changed while it runs, taken back
+when it ends. What of the host it uses is noted first (netnotes.py)."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from vzpy import antispoof, dad, netnotes, state, venet
+from vzpy.errors import Exit, VzError
+from vzpy.events import AddingIp, DeletingAllIp, DeletingIp, Warned, silent
+from vzpy.fault import fault
+from vzpy.kernel import rtnetlink
+from vzpy.kernel.netlink import Socket
+from vzpy.kernel.rtnetlink import Link
+from vzpy.venet import Address, Ends, Neighbourhood
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import ExitStack
+
+    from vzpy.config import Config
+    from vzpy.events import Report
+    from vzpy.model import Facts, NodePaths
+    from vzpy.story.live import Change
+    from vzpy.vps import VPS
+
+KEYS = ("IP_ADDRESS", "NETIF", "NETDEV")
+STEPS = ("net-note", "net-venet", "net-address", "net-answer", "net-probe")
+
+
+def tell(vps: VPS, report: Report) -> None:
+    """Of the addresses that a start is about to give: the contract wants it before the limits."""
+    if addresses := _addresses(vps.config, report):
+        report(AddingIp(addresses=" ".join(map(str, addresses))))
+        _tell_forwarding(addresses, report)
+
+
+def wire(vps: VPS, facts: Facts, report: Report, undo: ExitStack) -> None:
+    """Give a VPS that has its namespaces, and no init yet, its network.
+
+    Raises VzError: 34, 71, 78, 104, 130."""
+    undo.callback(unwire, vps.node.paths, vps.ctid)
+    if addresses := _addresses(vps.config, silent):
+        with _ends(vps, facts) as ends:
+            _Giving(vps, ends, report, skip_arpdetect=False).give(addresses)
+
+
+def unwire(paths: NodePaths, ctid: int) -> None:
+    """Take back what of the host a VPS's network used. Idempotent; the VPS need not be there."""
+    directory = state.directory(paths, ctid)
+    notes = netnotes.read(directory)
+    if not notes:
+        return
+    with Socket() as sock:
+        venet.answer_no_more(sock, [
+            (Address.of(note[1]).packed, note[2]) for note in notes if note[0] == netnotes.PROXY
+        ])
+        for note in notes:
+            if note[0] == netnotes.LINK:
+                venet.remove_link(sock, note[1])
+    netnotes.forget(directory)
+
+
+def live(change: Change, report: Report) -> list[str]:
+    """See story/live.py. Raises VzError 34, 71, 78."""
+    if "IP_ADDRESS" in change.keys:
+        _readdress(change, report)
+    return []
+
+
+def _ends(vps: VPS, facts: Facts) -> Ends:
+    name = venet.host_end(vps.node.paths.cgroup, vps.ctid)
+    netns = os.open(f"/proc/{facts.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    return Ends(name, vps.ctid, netns)
+
+
+# Addresses
+
+
+def _addresses(config: Config, report: Report) -> list[Address]:
+    """IP_ADDRESS, without those of IPv6 where that is switched off."""
+    found = [Address.of(text) for text in config.value("IP_ADDRESS") or []]
+    if config.value("IPV6") is not False:
+        return found
+    kept = [address for address in found if len(address.packed) == 4]
+    if len(kept) < len(found):
+        report(Warned(text="WARNING: IPv6 support is disabled"))
+    return kept
+
+
+def _readdress(change: Change, report: Report) -> None:
+    """What is gone of IP_ADDRESS is taken away, what is new is given, the rest is not touched."""
+    vps = change.vps
+    before, after = _addresses(change.before, report), _addresses(change.after, report)
+    gone = [a for a in before if a not in after]
+    new = [a for a in after if a not in before]
+    with _ends(vps, change.facts) as ends:
+        if gone:
+            event = DeletingAllIp if "all" in change.given.get("ipdel", ()) else DeletingIp
+            report(event(addresses=" ".join(map(str, gone))))
+            _take(vps, ends, gone)
+        if new:
+            report(AddingIp(addresses=" ".join(map(str, new))))
+            _tell_forwarding(new, report)
+            giving = _Giving(vps, ends, report, "skip_arpdetect" in change.given)
+            try:
+                giving.give(new)
+            except VzError:
+                _take(vps, ends, new)
+                if gone:
+                    giving.quietly(gone)
+                raise
+
+
+def _take(vps: VPS, ends: Ends, addresses: Sequence[Address]) -> None:
+    """Take addresses away from everywhere; absence is success. Raises VzError 34."""
+    directory = state.directory(vps.node.paths, vps.ctid)
+    texts = {str(a) for a in addresses}
+    notes = [n for n in netnotes.read(directory) if n[0] == netnotes.PROXY and n[1] in texts]
+    try:
+        venet.answer_no_more(ends.host, [(Address.of(n[1]).packed, n[2]) for n in notes])
+        link = ends.link
+        if link:
+            ends.remove(link, addresses)
+            antispoof.forbid(ends.host, link.index, [a.packed for a in addresses])
+    except OSError as err:
+        raise VzError.of("Unable to delete IP", err, Exit.CANT_ADDIP) from err
+    netnotes.remove(directory, notes)
+
+
+class _Giving:
+    """Addresses on their way to a VPS: looked at, given, answered for, and whether somebody else
+    has them. The neighbours are asked while all else is done."""
+
+    def __init__(self, vps: VPS, ends: Ends, report: Report, skip_arpdetect: bool) -> None:
+        self.vps, self.ends, self.report = vps, ends, report
+        self.config = vps.node.config
+        self.directory = state.directory(vps.node.paths, vps.ctid)
+        self.around = Neighbourhood.look(ends.host)
+        self.ask = not skip_arpdetect and self.config.raw("SKIP_ARPDETECT") != "yes"
+
+    def give(self, addresses: Sequence[Address]) -> None:
+        """Raises VzError 34, 71, 78."""
+        for address in addresses:
+            self._check(address)
+        try:
+            at = self._devices(addresses)
+            probe = dad.Probe(at, self.around.macs) if self.ask else None
+        except OSError as err:
+            raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
+        try:
+            self._carry_out(addresses, at)
+            if probe:
+                self._hear(probe)
+        finally:
+            if probe:
+                probe.close()
+        self._announce(at)
+
+    def quietly(self, addresses: Sequence[Address]) -> None:
+        """Give back what the VPS had before."""
+        self._carry_out(addresses, self._devices(addresses))
+
+    def _check(self, address: Address) -> None:
+        if address.packed in self.around.own:
+            raise _in_use(str(address))
+        if address.packed in self.around.broadcasts:
+            raise VzError(
+                f"Unable to add IP {address}: it is the broadcast address of a network of the node",
+                Exit.BADIP,
+            )
+
+    def _devices(self, addresses: Sequence[Address]) -> dict[bytes, list[Link]]:
+        mode = self.config.raw("NEIGHBOUR_DEVS") or "all"
+        try:
+            return venet.answering(self.ends.host, self.around, mode, addresses)
+        except LookupError as err:
+            raise VzError(
+                f"Unable to add IP: NEIGHBOUR_DEVS names {err.args[0]}, which is no network device",
+                Exit.CANT_ADDIP,
+                hint=f"Correct it in {self.vps.node.paths.etc}/vz.conf.",
+            ) from err
+
+    def _carry_out(self, addresses: Sequence[Address], at: dict[bytes, list[Link]]) -> None:
+        ends = self.ends
+        packed = [address.packed for address in addresses]
+        fault("net-note")
+        netnotes.add(self.directory, [(netnotes.LINK, ends.name), *(
+            (netnotes.PROXY, rtnetlink.text(a), link.name) for a in at for link in at[a]
+        )])
+        try:
+            fault("net-venet")
+            link = ends.link
+            if link:
+                antispoof.allow(ends.host, link.index, packed)
+            else:
+                link = ends.make(addresses)
+            fault("net-address")
+            force = self.config.raw("FORCE_ROUTE") == "yes"
+            ends.add(link, addresses, self._source(), force)
+            fault("net-answer")
+            venet.answer_for(ends.host, at)
+        except OSError as err:
+            what = err.filename or ""
+            if err.errno == errno.EEXIST and what.startswith("route add "):
+                raise _in_use(what.removeprefix("route add ")) from err
+            raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
+
+    def _source(self) -> dict[int, bytes]:
+        """The host's address in routes to VPSs: that of VE_ROUTE_SRC_DEV, by address length."""
+        name = self.config.raw("VE_ROUTE_SRC_DEV")
+        link = rtnetlink.find_link(self.ends.host, name) if name else None
+        if link is None:
+            return {}
+        mine = [a for a, index in self.around.own.items() if index == link.index]
+        return {len(a): a for a in reversed(mine) if a[:2] != b"\xfe\x80"}
+
+    def _hear(self, probe: dad.Probe) -> None:
+        fault("net-probe")
+        fatal = self.config.raw("ERROR_ON_ARPFAIL") == "yes"
+        for owner in probe.owners():
+            text = (
+                f"{rtnetlink.text(owner.address)} is detected on another computer:"
+                f" {owner.mac.hex(':')} on {owner.device}"
+            )
+            if fatal:
+                raise VzError(f"vps-net_add ERROR: {text}", Exit.CANT_ADDIP)
+            self.report(Warned(text=f"vps-net_add WARNING: {text}"))
+
+    def _announce(self, at: dict[bytes, list[Link]]) -> None:
+        for link in {link.index: link for links in at.values() for link in links}.values():
+            here = [address for address, links in at.items() if link in links]
+            dad.announce(here, link, self.around.source6(link))
+
+
+def _in_use(address: str) -> VzError:
+    return VzError(f"Unable to add IP {address}: Address already in use", Exit.IP_INUSE)
+
+
+def _tell_forwarding(addresses: Sequence[Address], report: Report) -> None:
+    """The host's own switch is the administrator's: it is told of, not turned."""
+    for length, path in ((4, "net/ipv4/ip_forward"), (16, "net/ipv6/conf/all/forwarding")):
+        if any(len(a.packed) == length for a in addresses) and not _switched_on(path):
+            name = path.replace("/", ".")
+            report(Warned(text=f"Warning: {name} is off: the container reaches only this node"))
+
+
+def _switched_on(path: str) -> bool:
+    try:
+        with open(f"/proc/sys/{path}") as file:
+            return file.read().strip() != "0"
+    except OSError:
+        return False
