@@ -102,6 +102,10 @@ def _sys_resource() -> str:
     return "" if caps.bounding_of(os.getpid()) & caps.mask(["sys_resource"]) else "not permitted"
 
 
+def _disks() -> str:
+    return "" if os.environ.get("VZ_TEST_DISKS") else "no empty disks"
+
+
 def _project_quota() -> str:
     from vzpy import quota
 
@@ -174,6 +178,7 @@ ABILITIES = {
     "strace": _program("strace"),
     "nftables": _program("nft"),
     "tmpfs": _tmpfs,
+    "disks": _disks,
     "project quota": _project_quota,
     "debian template": _template(DEBIAN),
     **{f"{name} template": _template(name) for name in INITS.values()},

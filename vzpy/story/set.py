@@ -21,7 +21,7 @@ from vzpy.events import (
     Warned,
     silent,
 )
-from vzpy.params import BY_KEY, CORE, GLOBAL, NOT_FROM_SAMPLE, NOT_RUNNING, UBC
+from vzpy.params import BY_KEY, CORE, DISK, GLOBAL, NOT_FROM_SAMPLE, NOT_RUNNING, UBC
 from vzpy.story import live
 from vzpy.story.served import unserved
 
@@ -217,6 +217,10 @@ def _refuse_stopped(changed: Mapping[str, str]) -> None:
     ))
     if lines:
         raise NotRunning("\n".join(lines))
+    if any(BY_KEY[key].room == DISK and not BY_KEY[key].restart for key in changed):
+        raise VzError(
+            "Error: Unable to apply new quota values: quota not running", Exit.DQ_SET
+        )
 
 
 def _set_passwords(vps: VPS, pairs: list[str], facts: Facts | None) -> None:
