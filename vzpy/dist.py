@@ -32,6 +32,12 @@ HOSTNAME_FILES = (
     ("etc/conf.d/hostname", "hostname"),  # OpenRC
 )
 SHELL = "/bin/sh"
+# Seeds and keys of systemd, OpenRC and sysvinit; each makes them anew.
+RANDOM_STATE = (
+    "var/lib/systemd/random-seed", "var/lib/systemd/credential.secret",
+    "var/lib/misc/random-seed", "var/lib/urandom/random-seed", "var/lib/seedrng/seed.credit",
+    "var/lib/seedrng/seed.no-credit",
+)  # fmt: skip
 
 
 def post_create(root: int, ids: IdRange) -> None:
@@ -65,6 +71,30 @@ def _forget_identity(root: int, shift: int) -> None:
         write(root, "etc/machine-id", b"", shift)
     if read(root, "var/lib/dbus/machine-id") and exists(root, "etc/machine-id"):
         remove(root, "var/lib/dbus/machine-id")
+
+
+def renew_identity(root: int, shift: int) -> bool:
+    """A copy of a system is another system: what names it, or what it drew at random, goes.
+
+    True when it had ssh host keys, and needs new ones."""
+    _forget_identity(root, shift)
+    for path in RANDOM_STATE:
+        remove(root, path)
+    keys = [name for name in _names(root, "etc/ssh") if name.startswith("ssh_host_")]
+    for name in keys:
+        remove(root, f"etc/ssh/{name}")
+    return bool(keys)
+
+
+def _names(root: int, path: str) -> list[str]:
+    try:
+        folder = openat2(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return []
+    try:
+        return os.listdir(folder)
+    finally:
+        os.close(folder)
 
 
 def _ensure_hosts(root: int, shift: int) -> None:

@@ -18,6 +18,10 @@ from vzpy.kernel import loop
 from vzpy.kernel import mount as m
 from vzpy.record import record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 EXT4, XFS = "ext4", "xfs"
 NAME = "root.img"
 _PATIENCE = 5.0  # seconds: the last mount of a VPS that has just ended goes a moment later
@@ -132,8 +136,11 @@ def mount(path: str, options: str = "", read_only: bool = False) -> int:
         words = [word for word in options.split(",") if word and word != "defaults"]
         pairs = (word.partition("=") for word in words)
         given: dict[str, str | None] = {key: value if eq else None for key, eq, value in pairs}
+        fs = fs_of(path)
+        if fs == XFS:
+            given["nouuid"] = None  # a copy, or a snapshot, may be mounted too
         attr = m.MOUNT_ATTR_NODEV | (m.MOUNT_ATTR_RDONLY if read_only else 0)
-        return m.fsmount(fs_of(path), attr, source=loop.path_of(device), **given)
+        return m.fsmount(fs, attr, source=loop.path_of(device), **given)
     finally:
         os.close(device)
 
@@ -150,3 +157,19 @@ def _device(path: str) -> int:
         return loop.attach(file)
     finally:
         os.close(file)
+
+
+def duplicate(path: str, new: str, copy: Callable[[int, int], None]) -> None:
+    """Copy an image that is not in use.
+
+    copy  called with the opened file and the empty new one
+    Raises OSError EBUSY, ENOSPC."""
+    source = loop.lock(path, _PATIENCE)
+    try:
+        target = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            copy(source, target)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from vzpy.config import Config
     from vzpy.events import Report
+    from vzpy.limitlog import Hit
     from vzpy.template import Progress
     from vzpy.ubcproc import Beancounter
     from vzpy.vps import VPS
@@ -71,6 +72,29 @@ class Node:
         vps.create(report=report, progress=progress, **params)
         return vps
 
+    def clone(
+        self,
+        ctid: int | str,
+        new: int,
+        *,
+        hostname: str = "",
+        name: str = "",
+        report: Report = silent,
+        progress: Progress | None = None,
+    ) -> VPS:
+        """Copy a stopped VPS to a new number. Its addresses and interfaces, its name and what else
+        may be there only once are left out.
+
+        progress  called with (bytes copied, total)
+        Raises VzError: 32 running, 41 mounted, 44, 82 and more as create."""
+        from vzpy.story.clone import clone
+
+        source, copy = self.vps(ctid), self.vps(new)
+        with copy.locked(report), source.locked(report):
+            clone(source, copy, hostname, name, report, progress)
+        copy.reload()
+        return copy
+
     def ids(self) -> list[int]:
         """Numbers of all VPSs with a configuration, ascending; 0, the host, is none."""
         try:
@@ -89,3 +113,11 @@ class Node:
         from vzpy.story.beancounters import read_all
 
         return read_all(self.vps(ctid) for ctid in state.running_ids(self.paths))
+
+    def events(self, ctid: int = 0, *, follow: bool = False) -> Iterator[Hit]:
+        """The limits that VPSs ran into, the oldest first; of one VPS, or of all (0).
+
+        follow  go on with what comes, without an end"""
+        from vzpy.story.hits import hits
+
+        return hits(self.paths, ctid, follow)

@@ -106,3 +106,53 @@ def cp(source: str, target: str) -> int:
 
     copy(Node(), source, target, tell)
     return 0
+
+
+@group.command()
+@click.argument("source")
+@click.argument("new", type=int)
+@click.option("--hostname", default="", help="Its host name. [default: the same]")
+@click.option("--name", default="", help="Its second name. [default: none]")
+def clone(source: str, new: int, hostname: str, name: str) -> int:
+    """Copy a stopped VPS, by number or name, to a new number.
+
+    Addresses, network interfaces and devices are left out; ids, machine-id and ssh host keys are
+    its own. Data is shared where the file system can."""
+    from vzpy.commands.bar import Bar
+    from vzpy.node import Node
+
+    with Bar("Copying") as progress:
+        Node().clone(source, new, hostname=hostname, name=name, report=tell, progress=progress)
+    return 0
+
+
+@group.command()
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line instead of text.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until interrupted.")
+@click.argument("ctid", required=False)
+def events(ctid: str | None, as_json: bool, follow: bool) -> int:
+    """Tell which VPS ran into which limit, and what was killed for want of memory.
+
+    Of one VPS, or of all. A limit that is hit again and again is told ever more rarely, with how
+    often it was. Only what happens while vzeventd runs is seen as it happens; what it finds when
+    it starts is told then."""
+    from vzpy.node import Node
+
+    node = Node()
+    number = node.vps(ctid).ctid if ctid else 0
+    for hit in node.events(number, follow=follow):
+        click.echo(hit.as_json() if as_json else str(hit))
+    return 0
+
+
+@group.command()
+@click.argument("ctid")
+def rescue(ctid: str) -> int:
+    """Get a VPS going again that thrashes: swaps in and out and does little else.
+
+    It is frozen, what it does not need is reclaimed, and when that does not do its biggest process
+    is killed, with a little more memory for the moment. Then it goes on, within its limits."""
+    from vzpy.node import Node
+
+    Node().vps(ctid).rescue(report=tell)
+    return 0

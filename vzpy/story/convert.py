@@ -180,7 +180,9 @@ def _journal(vps: VPS, state: str, layout: str) -> None:
 
 
 def recover(vps: VPS) -> None:
-    """Take back, or finish, a conversion that was cut short; the lock is held. Raises VzError 155."""
+    """Take back, or finish, a conversion that was cut short; the lock is held.
+
+    Raises VzError 155."""
     try:
         with open(journal_of(vps), encoding="ascii") as file:
             state, _, layout = file.read().strip().partition(" ")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from vzpy.events import Report
+    from vzpy.model import IdRange
     from vzpy.node import Node
     from vzpy.story.create_plan import Plan
     from vzpy.template import Progress
@@ -65,11 +66,30 @@ def create(
     Whatever goes wrong, an interrupt too, leaves things as they were. Raises VzError: 21, 22, 23,
     24, 29, 44, 46, 47, 48, 79, 82, 91, 99, 131 and what building a template raises."""
     asked, sample = settings(given)
+
+    def fill(planned: Plan, mine: IdRange) -> None:
+        area.fill(
+            planned.scratch, planned.layout, planned.template_dir, planned.template, mine, report,
+            progress, planned.disk,
+        )
+
+    make(node, ctid, lambda: plan(node, ctid, asked, sample, report), fill, report)
+
+
+def make(
+    node: Node,
+    ctid: int,
+    planned: Callable[[], Plan],
+    fill: Callable[[Plan, IdRange], None],
+    report: Report,
+) -> None:
+    """The story itself, whatever the private area is filled with.
+
+    fill  called with what is planned, whose `scratch` is an empty directory, and the ids"""
     try:
         recover(node, ctid)
-        planned = plan(node, ctid, asked, sample, report)
         with ExitStack() as undo:
-            _steps(node, planned, undo, report, progress)
+            _steps(node, planned(), fill, undo, report)
             undo.pop_all()
     except VzError as err:
         err.message = f"{err.message}\n{FAILED}" if err.message else FAILED
@@ -81,7 +101,11 @@ def create(
 
 
 def _steps(
-    node: Node, plan: Plan, undo: ExitStack, report: Report, progress: Progress | None
+    node: Node,
+    plan: Plan,
+    fill: Callable[[Plan, IdRange], None],
+    undo: ExitStack,
+    report: Report,
 ) -> None:
     current = ""
 
@@ -130,10 +154,7 @@ def _steps(
 
             undone(disk.drop, paths, ctid)
             disk.made(paths, ctid, plan, mine, report)
-        area.fill(
-            plan.scratch, plan.layout, plan.template_dir, plan.template, mine, report, progress,
-            plan.disk,
-        )
+        fill(plan, mine)
         step("root")
         if not os.path.isdir(plan.root):
             _make_root(plan.root)

@@ -125,11 +125,11 @@ def plan(
     return Plan(
         ctid, conf, base, changes, private, root, layout, template_dir, ostemplate, name,
         (local[0], local[1], local[2]), disk,
-        merged if layout != "image" and all(map(merged.value, _QUOTA)) else None,
+        merged if layout != "image" and all(map(merged.value, QUOTA)) else None,
     )  # fmt: skip
 
 
-_QUOTA = ("DISK_QUOTA", "DISKSPACE", "DISKINODES")
+QUOTA = ("DISK_QUOTA", "DISKSPACE", "DISKINODES")
 _LOCAL = ("LOCAL_UID", "LOCAL_GID", "LOCAL_IDS")
 
 

@@ -28,23 +28,28 @@ def copy(
     new: IdRange,
     progress: Progress | None = None,
     total: int = 0,
+    is_layer: bool = False,
 ) -> None:
     """Fill the empty directory `target` with what is in `source`, and give it its attributes.
 
     source, target  descriptors of directories, O_PATH will do
     old, new        whose ids the owners are, and whose they become
     progress        called with (bytes done, total)
+    is_layer        an upper layer of ours: with overlayfs's own marks
     Raises OSError with the path below the top: EOVERFLOW for an owner outside of `old`."""
     # "." because a link in /proc is not followed as a last component
-    _Moved(old, new, progress, total).tree(source, f"/proc/self/fd/{target}/.")
+    _Moved(old, new, progress, total, is_layer).tree(source, f"/proc/self/fd/{target}/.")
 
 
 class _Moved(Copy):
     def __init__(
-        self, old: IdRange, new: IdRange, progress: Progress | None, total: int
+        self, old: IdRange, new: IdRange, progress: Progress | None, total: int, is_layer: bool
     ) -> None:
         super().__init__(progress, total)
         self._move = Move(old, new)
+        self._kept: tuple[str, ...] = ("user.", _ACL, _CAPABILITY)
+        if is_layer:
+            self._kept = (*self._kept, "trusted.overlay.")
 
     def _entry(
         self,
@@ -74,13 +79,16 @@ class _Moved(Copy):
         self, source: int | str, target: int | str, status: os.stat_result, *, follow: bool
     ) -> None:
         """Owner, then mode (chown clears set-id bits), then the rest (and capabilities)."""
-        uid, gid = self._move.id(status.st_uid), self._move.id(status.st_gid)
+        if stat.S_ISCHR(status.st_mode) and not status.st_rdev and not status.st_uid:
+            uid = gid = 0  # a whiteout that the kernel made for overlayfs
+        else:
+            uid, gid = self._move.id(status.st_uid), self._move.id(status.st_gid)
         if (uid, gid) != (0, 0):  # what we make is root's
             os.chown(target, uid, gid, follow_symlinks=follow)
         if not stat.S_ISLNK(status.st_mode):
             os.chmod(target, stat.S_IMODE(status.st_mode))
             for name in os.listxattr(source, follow_symlinks=follow):
-                if name.startswith(("user.", _ACL)) or name == _CAPABILITY:
+                if name.startswith(self._kept):
                     value = os.getxattr(source, name, follow_symlinks=follow)
                     self._put(target, name, value, follow)
         times = status.st_atime_ns, status.st_mtime_ns
