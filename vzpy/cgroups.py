@@ -13,6 +13,7 @@ import os
 import select
 import time
 
+from vzpy.cgroupread import note_leaf
 from vzpy.model import NO_LIMIT, IdRange, Limits
 
 CONTROLLERS = ("cpu", "memory", "pids", "io", "cpuset")
@@ -178,9 +179,15 @@ def sweep(path: str) -> None:
             leaves = [x.path for x in entries if x.name.startswith(".vz-")]
         for leaf in leaves:
             if os.stat(leaf).st_mtime < old:
-                rmdir(leaf)
+                remove_leaf(leaf)
     except OSError:
         pass  # another exec swept it
+
+
+def remove_leaf(path: str) -> bool:
+    """rmdir() of a leaf; what it counted is kept."""
+    note_leaf(os.path.dirname(os.path.dirname(path)), path)
+    return rmdir(path)
 
 
 def rmdir(path: str) -> bool:

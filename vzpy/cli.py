@@ -27,6 +27,7 @@ TOOLS = {
     "vzpkg": "vzpy.commands.vzpkg",
     "vzquota": "vzpy.commands.vzquota",
     "vzsplit": "vzpy.commands.vzsplit",
+    "vzubc": "vzpy.commands.vzubc",
 }
 DAEMONS = ("vz-fdkeep", "vzeventd")
 

@@ -92,7 +92,8 @@ ROWS: tuple[Row, ...] = (
     Row("physpages", _AUXILIARY, _PAGES, "memory in use, page cache included", E,
         "the VPS is slowed near the limit and reclaims its own pages at it; failures are normal"
         " and mean that this happened. Without VSwap it is only accounted, as ever.",
-        "memory.max, memory.high", "memory.current, memory.peak", "memory.events max"),
+        "memory.max, memory.high", "memory.current, memory.peak",
+        "memory.events.local max and high"),
     Row("vmguarpages", _PRIMARY, _PAGES, "memory whose allocation is guaranteed", P,
         "a start is refused when the guarantees do not fit into RAM and swap, and the kernel"
         " reclaims from the VPS last; nothing is reserved.",
@@ -102,7 +103,7 @@ ROWS: tuple[Row, ...] = (
         " a VPS is killed for its own limit all the same.",
         "memory.min", "memory.stat anon, memory.swap.current", "memory.events oom_kill"),
     Row("numtcpsock", _PRIMARY, _ITEMS, "TCP sockets", P,
-        "socket(2) beyond it fails with ENOBUFS; connections that a listening socket accepts are"
+        "one more fails with ENOBUFS; connections that a listening socket accepts are"
         " not refused.",
         "BPF program on socket creation", "BPF map, else /proc/PID/net/sockstat", "BPF map"),
     Row("numflock", _AUXILIARY, _ITEMS, "file locks", P,

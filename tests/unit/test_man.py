@@ -28,6 +28,11 @@ def test_completion_is_up_to_date(tool):
     assert (ROOT / "completions" / tool).read_text() == completion.script(tool), HINT
 
 
+def test_tables_of_docs_are_up_to_date():
+    for name, text in build.tables_of_docs().items():
+        assert (ROOT / "docs" / name).read_text() == text, HINT
+
+
 def test_nothing_else_lies_there():
     assert {p.name for p in (ROOT / "docs/man").iterdir()} == set(PAGES)
     assert {p.name for p in (ROOT / "completions").iterdir()} == set(completion.TOOLS)

@@ -17,6 +17,8 @@ def main() -> None:
                 old.unlink()
         for name, text in files.items():
             (folder / name).write_text(text)
+    for name, text in build.tables_of_docs().items():
+        (docs / name).write_text(text)
 
 
 main()

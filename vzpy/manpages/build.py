@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vzpy import __version__
-from vzpy.manpages import completion, roff, tables
+from vzpy.manpages import beancounters, completion, roff, tables
 
 
 def pages(docs: Path) -> dict[str, str]:
@@ -29,3 +29,8 @@ def _released(news: Path) -> str:
         if line.startswith(f"## {__version__} ("):
             return line.partition("(")[2].rstrip(")")
     raise ValueError(f"{news} has no entry for {__version__}")
+
+
+def tables_of_docs() -> dict[str, str]:
+    """Pages of docs/ that are made of tables alone, by file name."""
+    return {"beancounters.md": beancounters.page()}

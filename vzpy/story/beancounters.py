@@ -12,6 +12,7 @@ from importlib import import_module
 from vzpy import cgroupread, ubc, usage
 from vzpy.amounts import PAGE
 from vzpy.cgroupread import flat, number
+from vzpy.kernel.proc import memory, slurp
 from vzpy.story import applied
 from vzpy.story.limits import OTHERS
 from vzpy.ubcproc import Beancounter
@@ -43,6 +44,20 @@ def read_all(vpss: Iterable[Identity]) -> dict[int, list[Beancounter]]:
         if facts := vps.facts():
             found[vps.ctid] = Look(facts, shared).rows(vps.config)
     return found
+
+
+def host() -> list[Beancounter]:
+    """Number 0, the host itself: without limits; its processes and threads are all that there
+    are, those of VPSs too."""
+    ram = memory()[0] // PAGE
+    pairs = {"vmguarpages": (0, ubc.UNLIMITED), "oomguarpages": (ram * 3 // 4, ubc.UNLIMITED)}
+    tasks = int(slurp("/proc/loadavg").split()[3].partition(b"/")[2])
+    rows = []
+    for row in ubc.ROWS:
+        held = tasks if row.name == "numproc" else None
+        pair = pairs.get(row.name, (ubc.UNLIMITED, ubc.UNLIMITED))
+        rows.append(Beancounter(row.name, held, held, *pair, None, ubc.N))
+    return rows
 
 
 class Shared:
@@ -156,7 +171,8 @@ def _swappages(look: Look) -> Counts:
     peak = number(look.cgroup, "memory.swap.peak")
     if peak is None:
         peak = _keep(look, {"swappages": held}).peaks.get("swappages", held) * PAGE
-    return {"swappages": (held, peak // PAGE, flat(look.cgroup, "memory.swap.events").get("max", 0))}
+    failcnt = flat(look.cgroup, "memory.swap.events").get("max", 0)
+    return {"swappages": (held, peak // PAGE, failcnt)}
 
 
 def _memory(look: Look) -> Counts:
@@ -238,3 +254,5 @@ _GROUPS_OF: dict[str, list[str]] = {
     ]
     for row in ubc.ROWS
 }
+# One of each group that is worth a regular look: where the kernel keeps no peak, or forgets.
+SAMPLED = tuple(names[0] for group, names in _NAMES.items() if group != "physpages")

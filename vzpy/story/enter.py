@@ -92,7 +92,7 @@ class Task:
             self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             os.close(self.pidfd)
             # What it left running in the background keeps the leaf; the next exec sweeps it.
-            cgroups.rmdir(self.leaf)
+            cgroups.remove_leaf(self.leaf)
         return self.returncode
 
     def kill(self) -> None:
@@ -152,7 +152,7 @@ def spawn(
         if launcher and (pid := pid or _hear_out(ours, time.monotonic() + 1)[0]):
             reap(pid)
         if leaf:
-            cgroups.rmdir(leaf)
+            cgroups.remove_leaf(leaf)
         raise
     finally:
         if launcher:
