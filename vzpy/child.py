@@ -29,7 +29,7 @@ STEPS = ("child-time", "child-prepare", "child-root", "child-mounts", "child-con
 
 @record
 class Birth:
-    """What the launcher and the child have to know; descriptors are handed beside it.
+    """What the child has to know; descriptors are handed beside it.
 
     argv and env are what init gets; `below` are the paths of mounts that come with descriptors"""
 
@@ -59,7 +59,7 @@ class Handed:
 
 
 def launch(birth: Birth, handed: Handed) -> int:
-    """Fork the launcher of a new VPS; its pid, to be reaped. The rest is said through `sync`."""
+    """Clone the first task of a VPS (see ns.launch); the rest is said through `sync`."""
     channel = Channel(_dup(handed.sync))
     entry = ns.Entry(
         keep=(channel.fileno(), handed.root, *handed.below), cgroup=handed.cgroup, owner=birth.ids

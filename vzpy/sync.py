@@ -1,11 +1,11 @@
 """What a parent and the first task of a VPS (or of an exec) say to each other.
 
-    parent (tool)               launcher                        child
-      |  fork or ask vzeventd      |                               |
-      |--------------------------->|  rlimits, euid = base         |
-      |                            |  clone3(PARENT, 7 namespaces) |
-      |<------ PID host-pid -------|------------------------------>|
-      |                          _exit                             | waits
+    parent (tool)               vzeventd, or a launcher         child
+      |  a launch                  |                               |
+      |--------------------------->|  euid = base                  |
+      |                            |  clone3(7 namespaces) ------->|
+      |                            |  limits of the child          | waits
+      |<------ PID host-pid -------|                               |
       |  uid_map, gid_map, state                                   |
       |------------------------- MAPPED -------------------------->|
       |                                        time ns, mounts, pivot_root, hostname

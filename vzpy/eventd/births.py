@@ -39,7 +39,6 @@ class Births:
         self.others: dict[int, Init] = {}  # by pidfd: born elsewhere, or before we were
         self.unclaimed: dict[int, int] = {}  # pid -> wait status
         self.ending: dict[Init, str] = {}  # with what the log has still to be told
-        self.launchers: set[int] = set()
         self.workers = Workers(daemon, self.look_later, self.done)
         self.pending = 0  # launches that are looked at again later
         self.quick_reboots: dict[int, int] = {}
@@ -61,10 +60,10 @@ class Births:
         client.at_close.append(lambda: self.later(_FIRST_LOOK, lambda: self.claim(ctid)))
 
     def launch(self, client: Client, message: Message, fds: list[int]) -> Message:
-        """Fork the launcher of a new VPS; the tool and the child talk over the tool's socket."""
+        """Clone the first task of a VPS; the tool and it talk over the tool's socket."""
         born, handed = birth.unpack(message, fds)
         with birth.faults(message):
-            self.launchers.add(child.launch(born, handed))
+            child.launch(born, handed)
         return {}
 
     def claim(self, ctid: int) -> None:
@@ -122,9 +121,7 @@ class Births:
                 return
             if not pid:
                 return
-            if pid in self.launchers:
-                self.launchers.discard(pid)
-            elif self.workers.reaped(pid, status):
+            if self.workers.reaped(pid, status):
                 pass
             elif pid in self.children:
                 self.ended(self.children.pop(pid), status)

@@ -41,10 +41,10 @@ SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGWINCH, SIGPWR = 13, 15, 17, 18, 
 SIGRTMIN = 34  # as user space counts: glibc keeps 32 and 33
 
 PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
+PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
 PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
-PR_SET_SECUREBITS = 28
+PR_GET_SECUREBITS, PR_SET_SECUREBITS = 27, 28
 PR_SET_CHILD_SUBREAPER = 36
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -63,15 +63,16 @@ libc.sethostname.argtypes = [c_char_p, c_ulong]
 libc.personality.argtypes = [c_ulong]
 
 
-def clone3(flags: int, exit_signal: int = SIGCHLD, cgroup: int = -1) -> int:
-    """clone3(2) without a stack or shared memory: returns twice, like fork.
+def clone3(flags: int, cgroup: int = -1) -> int:
+    """clone3(2) without a stack or shared memory: returns twice, like fork, and the end of the
+    child is told by SIGCHLD.
 
-    flags        CLONE_*; with CLONE_PARENT exit_signal must be 0 (the parent's own is used)
     cgroup       descriptor of a cgroup v2 directory for CLONE_INTO_CGROUP
 
     Only from a single-threaded process: the child of a threaded one waits for ever for the
     interpreter lock that another thread holds."""
-    args = struct.pack("=11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup, 0))
+    signal = 0 if flags & CLONE_PARENT else SIGCHLD  # the parent's own is used then
+    args = struct.pack("=11Q", flags, 0, 0, 0, signal, 0, 0, 0, 0, 0, max(cgroup, 0))
     return syscall(NR_clone3, args, len(args))
 
 

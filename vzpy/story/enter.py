@@ -1,9 +1,9 @@
 """Into a running VPS: exec and enter (vzctl-cli 2.7, 2.8).
 
-    tool                          launcher                          task
+    tool                          tool, or a launcher               task
       |  pidfd of init, leaf cgroup  |                                |
-      |  fork ---------------------->|  setns(pid)                    |
-      |                              |  clone3(PARENT, INTO_CGROUP)-->|
+      |----------------------------->|  setns(pid)                    |
+      |                              |  clone3(INTO_CGROUP) --------->|
       |<------- PID -----------------|                                |  setns(all others by pidfd)
       |<------- CONSOLE [pty master] -------------------------------- |  uid 0, cwd /, clean process
       |<------- end of file: it runs;  ERROR: why it could not -------|  filter, capabilities, exec
@@ -147,9 +147,10 @@ def spawn(
             raise OSError(25, "is no pty", "/dev/pts/ptmx")
         return Task(pid, leaf, master)
     except BaseException:
+        theirs.close()
         if leaf:
             cgroups.kill(leaf)
-        if launcher and (pid := pid or _hear_out(ours, time.monotonic() + 1)[0]):
+        if pid := pid or _hear_out(ours, time.monotonic() + 1)[0]:
             reap(pid)
         if leaf:
             cgroups.remove_leaf(leaf)

@@ -106,7 +106,8 @@ def power_off(facts: Facts, init: int, seconds: float) -> None:
             entry, theirs.tell, lambda: _power_off(init, seconds)
         )
         theirs.close()
-        os.waitpid(launcher, 0)
+        if launcher:
+            os.waitpid(launcher, 0)
         task = enter.Task(int(ours.expect(PID)[0]), leaf)
         if task.wait(seconds + 1) is None:  # stopped by somebody inside
             task.kill()

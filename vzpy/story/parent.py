@@ -32,7 +32,7 @@ class Caller:
             os.waitpid(self._launcher, 0)
 
     def launch(self, birth: child.Birth, handed: child.Handed) -> None:
-        """Fork the launcher; it is reaped when all is done, and nobody waits for its end."""
+        """A launcher is reaped when all is done, and nobody waits for its end."""
         self._launcher = child.launch(birth, handed)
 
     def keep_console(self, master: int) -> None:
