@@ -85,6 +85,9 @@ _TABLE: dict[int, dict[str, str]] = {
         "Killing": "Killing container ...",
         "Stopped": "Container was stopped",
         "CreatingImage": "Creating image: {path} size={kib}K",
+        "InodesIgnored": "Warning: --diskinodes is ignored for ploop-based container",
+        "Resized": "Image {path} has now {kib}K",
+        "Compacted": "Image {path} takes {after}K, it took {before}K",
         "CopyingContent": "Copying content to {layout}...",
         "Converted": "Container was successfully converted to the {layout} layout",
         "StaleLock": "Removing stale lock file {path}",
@@ -123,6 +126,21 @@ _TABLE: dict[int, dict[str, str]] = {
         "SnapshotDeleted": "Snapshot {guid} has been successfully deleted",
         "MountingSnapshot": "Mounting snapshot {guid} to {target}",
         "UmountingSnapshot": "Umounting snapshot {guid}",
+        # vz rescue
+        "Frozen": "Container stands still",
+        "NotFrozen": "Container does not stand still, going on",
+        "Reclaimed": (
+            "Reclaimed {mib} MiB; {used} of {limit} MiB are in use, {swapped} MiB swapped"
+        ),
+        "NoThrashing": "Container does not thrash ({percent} % memory pressure): killing nothing",
+        "MemoryRaised": "Memory raised to {mib} MiB for the moment",
+        "BiggestKilled": "Killed process {pid} ({comm}) of {mib} MiB",
+        "NoneToKill": "There is no process but init to kill",
+        "Thawed": "Container goes on",
+        "MemoryRestored": "Memory is {mib} MiB again",
+        # vzdump, vzrestore
+        "DumpNote": "INFO: {text}",
+        "RestoredFrom": "Container {ctid} was restored from {archive}",
         # vz setup
         "Made": "Created {path}",
         "Removed": "Removed {path}",
@@ -144,6 +162,8 @@ _TABLE: dict[int, dict[str, str]] = {
         "NoMemoryKept": (
             "Warning: the memory of running processes is not kept, only their files"
         ),
+        "DumpWarned": "WARNING: {text}",
+        "DumpFailed": "ERROR: {text}",
         "ScriptFailed": "Error executing {kind} script {path}",
         "StartFailed": "Container start failed",
         "CreateFailed": "Creation of container private area failed",

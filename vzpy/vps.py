@@ -12,8 +12,9 @@ from vzpy.kernel.proc import is_mounted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from vzpy.backup import Job
     from vzpy.events import Report
     from vzpy.snapshots import Snapshot
     from vzpy.story.pump import Result
@@ -339,6 +340,17 @@ class VPS(Identity):
 
         return snapshot.tree_of(self).all
 
+    def rescue(self, *, report: Report = silent) -> None:
+        """Get a VPS that thrashes going again: freeze it, reclaim, kill its biggest process when
+        the rest does not fit into its RAM, thaw it.
+
+        Raises NotRunning (31); VzError 1 without a memory limit."""
+        from vzpy.story.rescue import rescue
+
+        self.require()
+        with self.locked(report):
+            rescue(self, report)
+
     def beancounters(self) -> list[Beancounter]:
         """Held, maxheld, barrier, limit, failcnt of each. Raises NotRunning (31)."""
         from vzpy.story.beancounters import read
@@ -360,6 +372,37 @@ class VPS(Identity):
             done = convert(self, layout, report, progress)
         self.reload()
         return done
+
+    def dump(
+        self,
+        job: Job,
+        *,
+        hook: Callable[[str], None] = lambda phase: None,
+        report: Report = silent,
+        progress: Progress | None = None,
+    ) -> str:
+        """Write an archive that vzrestore takes; its path.
+
+        hook      called with the phases of a stop: pre-stop, pre-restart
+        progress  called with (bytes done, total)
+        Raises VzError."""
+        from vzpy.story.dump import dump
+
+        self.require()
+        with self.locked(report):
+            self._settle(report)
+            return dump(self, job, report, hook=hook, progress=progress)
+
+    def compact(self, *, report: Report = silent) -> None:
+        """Give the free space of an image back to the host, whether it runs or not.
+
+        Raises VzError 166, for another layout too."""
+        from vzpy.story.compact import compact
+
+        self.require()
+        with self.locked(report):
+            self._settle(report)
+            compact(self, report)
 
     def suspend(self, *, report: Report = silent) -> None:
         """Freeze in place. Raises NotRunning (31); VzError 16."""

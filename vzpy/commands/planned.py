@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from vzpy import config, listing, options
-from vzpy.amounts import UNLIMITED
+from vzpy import config, options
 from vzpy.errors import ConfigError, UsageError, VzError
 from vzpy.params import UBC_KEYS
 
@@ -15,8 +14,10 @@ if TYPE_CHECKING:
 
     from vzpy.config import Config
     from vzpy.model import NodePaths
+    from vzpy.node import Node
     from vzpy.params import Option
-    from vzpy.planning.oversell import Block
+    from vzpy.planning.oversell import Block, Row
+    from vzpy.ubcproc import Beancounter
 
 FAILED = 1
 
@@ -89,19 +90,16 @@ def pairs_of(found: Config) -> dict[str, tuple[int, int]]:
     return {key: pair for key, pair in values.items() if pair is not None}
 
 
-def blocks(node: listing.Node) -> dict[int, tuple[Config, Block]]:
+def blocks(node: Node) -> dict[int, tuple[Config, Block]]:
     """The running VPSs: configuration and beancounters, by number."""
-    rows, _ = listing.collect(node)
-    return {row.ctid: (row.config, _block(row)) for row in rows}
+    return {
+        ctid: (node.vps(ctid).config, {row.name: _row(row) for row in rows})
+        for ctid, rows in sorted(node.beancounters().items())
+    }
 
 
-def _block(row: listing.Row) -> Block:
-    found = {}
-    for key in UBC_KEYS:
-        held, peak = row.held(key) or 0, row.held(key, "peak") or 0
-        barrier, limit = row.config.value(key) or (UNLIMITED, UNLIMITED)
-        found[key.lower()] = held, max(held, peak), barrier, limit, 0
-    return found
+def _row(row: Beancounter) -> Row:
+    return (row.held or 0, row.maxheld or 0, row.barrier, row.limit, row.failcnt or 0)
 
 
 def held_of(block: Block) -> dict[str, int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from vzpy import hostfacts, listing, planning
+from vzpy import hostfacts, planning
 from vzpy.commands import planned
 from vzpy.commands.planned import FAILED, Usage
 from vzpy.errors import VzError
 from vzpy.model import CTID_MAX, NodePaths
+from vzpy.node import Node
 from vzpy.params import Option
 from vzpy.planning import usage
 
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
         given, words = planned.parse("vzcalc", argv, OPTIONS)
         if not words:
             raise Usage(FAILED)
-        rows, runs = _examine(NodePaths.of(), words[0])
+        rows, runs = _examine(words[0])
     except Usage as why:
         return planned.tell_usage(USAGE, why)
     except VzError as err:
@@ -47,16 +48,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _examine(paths: NodePaths, word: str) -> tuple[list[Share], bool]:
+def _examine(word: str) -> tuple[list[Share], bool]:
     """The rows of a VPS, and whether it runs. Raises VzError."""
     if not (word.isascii() and word.isdigit() and len(word) < 20 and int(word) <= CTID_MAX):
         raise VzError(f"Invalid CT ID: {word}")
     ctid = int(word)
-    path = f"{paths.conf}/{ctid}.conf"
+    path = f"{NodePaths.of().conf}/{ctid}.conf"
     if not os.path.exists(path):
         raise VzError(f"Container configuration file: {path} not found")
-    node = listing.open_node(paths)
-    pairs = planned.pairs_of(node.config.vps(ctid, path))
+    node = Node()
+    pairs = planned.pairs_of(node.vps(ctid).config)
     if not planning.is_vswap(pairs):
         missing = [key for key in usage.REQUIRED if key not in pairs]
         if missing:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vzpy import hostfacts, listing
+from vzpy import hostfacts
 from vzpy.commands import planned
 from vzpy.commands.planned import FAILED, Usage
 from vzpy.errors import VzError
-from vzpy.model import NodePaths
+from vzpy.node import Node
 from vzpy.params import Option
 from vzpy.planning.usage import Promised, Taken, capacities, columns
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         given, words = planned.parse("vzmemcheck", argv, OPTIONS)
         if words:
             raise Usage(FAILED)
-        found = planned.blocks(listing.open_node(NodePaths.of()))
+        found = planned.blocks(Node())
     except Usage as why:
         return planned.tell_usage(USAGE, why)
     except VzError as err:

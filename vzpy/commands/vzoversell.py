@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vzpy import hostfacts, listing
+from vzpy import hostfacts
 from vzpy.commands import planned
 from vzpy.commands.planned import FAILED, Usage
 from vzpy.errors import VzError
-from vzpy.model import NodePaths
+from vzpy.node import Node
 from vzpy.params import Option
 from vzpy.planning import oversell
 
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
 
 
 def _running() -> dict[int, Block]:
-    found = planned.blocks(listing.open_node(NodePaths.of()))
+    found = planned.blocks(Node())
     return {ctid: block for ctid, (_, block) in sorted(found.items())}
 
 

@@ -90,7 +90,9 @@ class Births:
         if not state.alive(facts):
             self.reap()  # it may have ended since the last look
             self.ended(init, self.unclaimed.pop(init.pid, None))
-        elif proc.parent(init.pid) == os.getpid():
+            return
+        self.daemon.limits.follow(facts)
+        if proc.parent(init.pid) == os.getpid():
             self.children[init.pid] = init
         elif init not in self.others.values():
             self.follow_other(init)
@@ -135,6 +137,7 @@ class Births:
     def ended(self, init: Init, status: int | None) -> None:
         tail = self.daemon.consoles.ended(init.ctid)
         self.daemon.holdings.ended(init.ctid)
+        self.daemon.limits.ended(init.ctid)
         how = worker.reason(status) if init.pid else worker.CUT_SHORT
         end = End(init, how)
         self.ending[init] = worker.describe(how, status, tail)

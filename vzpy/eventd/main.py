@@ -19,7 +19,9 @@ from vzpy.eventd import client, summon, wire, worker
 from vzpy.eventd.births import Births
 from vzpy.eventd.console import Consoles
 from vzpy.eventd.holdings import Holdings
+from vzpy.eventd.counters import Counters
 from vzpy.eventd.keeper import Keeper
+from vzpy.eventd.limitwatch import Limits
 from vzpy.eventd.loop import Loop, Timer
 from vzpy.eventd.server import Server
 from vzpy.kernel import process
@@ -53,7 +55,9 @@ class Daemon:
         self.keeper = Keeper(self.loop, paths, self.log)
         self.consoles = Consoles(self)
         self.holdings = Holdings(self)
+        self.limits = Limits(self)
         self.births = Births(self)
+        self.counters = Counters(self)
         self.renewing = False
         self._idle_timer: Timer | None = None
         self._node: Node | None = None
@@ -144,7 +148,9 @@ class Daemon:
         self.log("internal error: " + "".join(traceback.format_exception(err)), level=-1)
 
     def changed(self) -> None:
-        """Somebody has gone: perhaps nobody needs us any more."""
+        """Somebody has gone: perhaps nobody needs us any more, or one more VPS runs."""
+        if self.births.count():
+            self.counters.begin()
         if not self.idle or self._idle_timer or not self.is_idle():
             return
         self._idle_timer = self.loop.after(self.idle, self.end_if_idle)
