@@ -35,7 +35,7 @@ ROOMS = {
                  "unpack", "untar", "vztmp"},
 }
 FLOOR_3 = {"sync", "child", "story", "identity", "vps", "node", "eventd", "nodesetup", "doctor",
-           "listing", "columns", "veproc"}
+           "listing", "columns", "veproc", "storage"}
 FLOOR_4 = {"cli", "commands", "manpages"}
 
 HEAVY = {"re", "typing", "dataclasses", "json", "enum", "contextlib", "subprocess", "pathlib",

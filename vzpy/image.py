@@ -9,6 +9,7 @@ lock of kernel/loop.py keeps the file from being worked on twice."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from errno import EINVAL, ENOENT, ENOSPC
@@ -16,6 +17,7 @@ from errno import EINVAL, ENOENT, ENOSPC
 from vzpy.errors import Exit, VzError
 from vzpy.kernel import loop
 from vzpy.kernel import mount as m
+from vzpy.kernel.proc import is_mounted
 from vzpy.record import record
 
 TYPE_CHECKING = False
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 EXT4, XFS = "ext4", "xfs"
 NAME = "root.img"
+_EXT4_IOC_RESIZE_FS = 0x40086610  # fs/ext4/ext4.h, _IOW('f', 16, __u64)
+_XFS_IOC_FSGROWFSDATA = 0x4010586E  # xfs_fs.h, _IOW('X', 110, struct xfs_growfs_data)
+_XFS_IMAX_PCT = 127  # where the superblock has it (xfs_dsb)
+_FITRIM = 0xC0185879  # linux/fs.h, _IOWR('X', 121, struct fstrim_range)
 _PATIENCE = 5.0  # seconds: the last mount of a VPS that has just ended goes a moment later
 
 # ext4: struct ext4_super_block at 1024
@@ -145,6 +151,25 @@ def mount(path: str, options: str = "", read_only: bool = False) -> int:
         os.close(device)
 
 
+class shown:
+    """`with shown(path, root) as directory:` the file system of an image, at VE_ROOT where it is
+    mounted, else for as long as the block. Raises OSError."""
+
+    def __init__(self, path: str, root: str) -> None:
+        self._fd = -1
+        self._root = root
+        if not is_mounted(root):
+            self._fd = mount(path)
+            self._root = f"/proc/self/fd/{self._fd}/."
+
+    def __enter__(self) -> str:
+        return self._root
+
+    def __exit__(self, *exc: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
 def _device(path: str) -> int:
     """A new loop device, or the one that has the file: a mount of it may live on in a namespace
     of the host, and then it is the same file system that is mounted again."""
@@ -157,6 +182,77 @@ def _device(path: str) -> int:
         return loop.attach(file)
     finally:
         os.close(file)
+
+
+def grow(path: str, root: str, size: int) -> None:
+    """Let an image that is mounted grow to `size` bytes: the file, its device, its file system.
+
+    root  a directory in it
+    Raises OSError: EPERM without CAP_SYS_RESOURCE, which ext4 asks for; the image is as before."""
+    before = os.stat(path)
+    fs = fs_of(path)
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        device = loop.below(root)
+        try:
+            _lengthen(path, before, size)
+            loop.refresh_size(device)
+            try:
+                if fs == XFS:
+                    fcntl.ioctl(top, _XFS_IOC_FSGROWFSDATA, _xfs_growth(path, size))
+                else:
+                    fcntl.ioctl(top, _EXT4_IOC_RESIZE_FS, struct.pack("=Q", size // loop.BLOCK))
+            except OSError as err:
+                os.truncate(path, before.st_size)
+                loop.refresh_size(device)
+                raise OSError(err.errno, err.strerror, path) from None
+        finally:
+            os.close(device)
+    finally:
+        os.close(top)
+
+
+def _lengthen(path: str, before: os.stat_result, size: int) -> None:
+    """One that has all its blocks keeps to that."""
+    if before.st_blocks * 512 < before.st_size:
+        os.truncate(path, size)
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.posix_fallocate(fd, before.st_size, size - before.st_size)
+    finally:
+        os.close(fd)
+
+
+def _xfs_growth(path: str, size: int) -> bytes:
+    """struct xfs_growfs_data: blocks, and how much of it may be inodes, which stays."""
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(512)
+    block = struct.unpack_from(">I", head, 4)[0]
+    return struct.pack("=QIxxxx", size // block, head[_XFS_IMAX_PCT])
+
+
+def grow_offline(path: str, size: int) -> None:
+    """The same for an ext4 image that is not mounted, by e2fsprogs. Not safe from a power failure,
+    as grow() is. Raises VzError 154, OSError EBUSY."""
+    file = loop.lock(path, _PATIENCE)
+    try:
+        _lengthen(path, os.fstat(file), size)
+        _run(("e2fsck", "-f", "-p"), path, Exit.IMAGE_RESIZE, (0, 1))
+        _run(("resize2fs",), path, Exit.IMAGE_RESIZE)
+    finally:
+        os.close(file)
+
+
+def trim(root: str) -> None:
+    """fstrim(8): the blocks that the file system does not use become holes of the file.
+
+    root  a directory in it. Raises OSError."""
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(top, _FITRIM, struct.pack("=3Q", 0, 2**64 - 1, 0))
+    finally:
+        os.close(top)
 
 
 def duplicate(path: str, new: str, copy: Callable[[int, int], None]) -> None:

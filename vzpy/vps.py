@@ -7,22 +7,21 @@ import os
 from vzpy import state
 from vzpy.errors import Exit, VzError
 from vzpy.events import silent
-from vzpy.identity import Identity, Status
+from vzpy.identity import Status
 from vzpy.kernel.proc import is_mounted
+from vzpy.storage import Storage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from vzpy.backup import Job
     from vzpy.events import Report
-    from vzpy.snapshots import Snapshot
     from vzpy.story.pump import Result
     from vzpy.template import Progress
     from vzpy.ubcproc import Beancounter
 
 
-class VPS(Identity):
+class VPS(Storage):
     """A VPS of a node, by number: what is done to it."""
 
     @property
@@ -260,86 +259,6 @@ class VPS(Identity):
             set_params(self, params, save, report)
         self.reload()
 
-    def snapshot(
-        self,
-        *,
-        guid: str = "",
-        name: str = "",
-        description: str = "",
-        skip_suspend: bool = False,
-        skip_config: bool = False,
-        report: Report = silent,
-        progress: Progress | None = None,
-    ) -> str:
-        """Keep the present state of files and configuration; the new snapshot's guid.
-
-        progress  called with (bytes done, total) while something is copied
-        Raises VzError 21, 156."""
-        from vzpy.story import snapshot
-
-        self.require()
-        with self.locked(report):
-            self._settle(report)
-            return snapshot.create(
-                self, report, guid=guid, name=name, description=description,
-                skip_suspend=skip_suspend, skip_config=skip_config, progress=progress,
-            )  # fmt: skip
-
-    def snapshot_switch(
-        self,
-        guid: str,
-        *,
-        skip_resume: bool = False,
-        must_resume: bool = False,
-        skip_config: bool = False,
-        report: Report = silent,
-        progress: Progress | None = None,
-    ) -> None:
-        """Go back to a snapshot: what the VPS is now is lost. Raises VzError 159, 33, 51, 79."""
-        from vzpy.story import snapshot
-
-        self.require()
-        with self.locked(report):
-            self._settle(report)
-            snapshot.switch(
-                self, report, guid, skip_resume=skip_resume, must_resume=must_resume,
-                skip_config=skip_config, progress=progress,
-            )  # fmt: skip
-        self.reload()
-
-    def snapshot_delete(self, guid: str, *, report: Report = silent) -> None:
-        """Raises VzError 158."""
-        from vzpy.story import snapshot
-
-        self.require()
-        with self.locked(report):
-            self._settle(report)
-            snapshot.delete(self, report, guid)
-
-    def snapshot_mount(self, guid: str, target: str, *, report: Report = silent) -> None:
-        """Show a snapshot's files on the host, read-only. Raises VzError 160."""
-        from vzpy.story import snapshot
-
-        self.require()
-        with self.locked(report):
-            self._settle(report)
-            snapshot.mount(self, report, guid, target)
-
-    def snapshot_umount(self, guid: str, *, report: Report = silent) -> None:
-        """Raises VzError 161."""
-        from vzpy.story import snapshot
-
-        self.require()
-        with self.locked(report):
-            self._settle(report)
-            snapshot.umount(self, report, guid)
-
-    def snapshots(self) -> list[Snapshot]:
-        """What snapshots there are, each after what it stands on."""
-        from vzpy.story import snapshot
-
-        return snapshot.tree_of(self).all
-
     def rescue(self, *, report: Report = silent) -> None:
         """Get a VPS that thrashes going again: freeze it, reclaim, kill its biggest process when
         the rest does not fit into its RAM, thaw it.
@@ -357,52 +276,6 @@ class VPS(Identity):
 
         self.require()
         return read(self)
-
-    def convert(
-        self, layout: str = "image", *, report: Report = silent, progress: Progress | None = None
-    ) -> bool:
-        """Give a stopped VPS another layout: overlay, simfs or image[:MODE,...].
-
-        False when it has it already. Raises VzError: 32 running, 41 mounted, 63, 155."""
-        from vzpy.story.convert import convert
-
-        self.require()
-        with self.locked(report):
-            self._settle(report)
-            done = convert(self, layout, report, progress)
-        self.reload()
-        return done
-
-    def dump(
-        self,
-        job: Job,
-        *,
-        hook: Callable[[str], None] = lambda phase: None,
-        report: Report = silent,
-        progress: Progress | None = None,
-    ) -> str:
-        """Write an archive that vzrestore takes; its path.
-
-        hook      called with the phases of a stop: pre-stop, pre-restart
-        progress  called with (bytes done, total)
-        Raises VzError."""
-        from vzpy.story.dump import dump
-
-        self.require()
-        with self.locked(report):
-            self._settle(report)
-            return dump(self, job, report, hook=hook, progress=progress)
-
-    def compact(self, *, report: Report = silent) -> None:
-        """Give the free space of an image back to the host, whether it runs or not.
-
-        Raises VzError 166, for another layout too."""
-        from vzpy.story.compact import compact
-
-        self.require()
-        with self.locked(report):
-            self._settle(report)
-            compact(self, report)
 
     def suspend(self, *, report: Report = silent) -> None:
         """Freeze in place. Raises NotRunning (31); VzError 16."""

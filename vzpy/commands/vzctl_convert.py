@@ -21,4 +21,8 @@ def run(call: Call) -> int:
 
 
 def _compact(call: Call) -> int:
+    if call.vps.layout == "image":
+        call.vps.compact(report=call.report)
+    else:
+        call.out.line("Compact only makes sense for ploop containers")
     return Exit.OK

@@ -13,7 +13,6 @@ from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import Converted, CopyingContent, CreatingImage, Step
 from vzpy.fault import fault
 from vzpy.image import Disk, path_of
-from vzpy.kernel.libc import libc, oserror
 from vzpy.model import layout_name
 from vzpy.story import area, owner, thinning
 
@@ -145,21 +144,11 @@ def fill_from(
             if new_layout == "overlay":
                 _step("thin", report)
                 thinning.thin(f"{new}/upper", tree, area.ids_in("image", holder), new_holder)
-            _sync(target)
+            moving.sync(target)
         finally:
             os.close(target)
     finally:
         os.close(source)
-
-
-def _sync(fd: int) -> None:
-    """syncfs(2), of a directory that may be opened with O_PATH only."""
-    top = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-    try:
-        if libc.syncfs(top) < 0:
-            raise oserror()
-    finally:
-        os.close(top)
 
 
 # The journal

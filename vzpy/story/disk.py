@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import quotabusy
+from vzpy import quota, quotabusy
 from vzpy.errors import Exit, VzError
 from vzpy.events import InitializingQuota, NotApplied
 from vzpy.quotafile import QuotaError
@@ -55,21 +55,21 @@ def on(vps: VPS, report: Report) -> list[str]:
     if is_native(vps.layout):
         return []
     wanted = asked(vps.config, vps.ids)
-    quota = of(vps)
+    own = of(vps)
     try:
-        quota.require(vps.private)
-        if not os.path.exists(quota.file):
+        own.require(vps.private)
+        if not os.path.exists(own.file):
             report(InitializingQuota())
             with _failing("init", Exit.DQ_INIT):
-                quota.init(vps.private, wanted)
+                own.init(vps.private, wanted)
         try:
             with _failing("on", Exit.DQ_ON):
-                found = quota.on(wanted, vps.private)
+                found = own.on(wanted, vps.private)
         except VzError as err:
             if getattr(err, "vzquota", 0) != QuotaError.RUNNING:
                 raise
             with _failing("setlimit", Exit.DQ_SET):
-                found = quota.setlimit(wanted, vps.private)
+                found = own.setlimit(wanted, vps.private)
     except NotPossible as err:
         return _not_possible(vps.config, err)
     if wanted.ugid_limit and not found.ugid_active:
@@ -104,6 +104,20 @@ class _failing:
         raise raised from err
 
 
+def device_inside(vps: VPS, not_applied: list[str]) -> str:
+    """The name below /dev that quota tools inside look for: what the mount table shows of /.
+
+    Tools refuse an overlay by its type, and want a name below /dev: then the option is added to
+    what is not applied, and there is none."""
+    source = quota.mount_of(vps.private)[0]
+    if "quotaugidlimit" in not_applied:
+        return ""
+    if vps.layout != "simfs" or not source.startswith("/dev/"):
+        not_applied.append("quotaugidlimit")
+        return ""
+    return source.removeprefix("/dev/")
+
+
 def off(vps: VPS, report: Report) -> None:
     """Switch it off; one that is off is success. Raises VzError 66."""
     with _failing("off", Exit.DQ_OFF):
@@ -119,13 +133,13 @@ def off(vps: VPS, report: Report) -> None:
 
 def quotaon(vps: VPS, report: Report) -> None:
     """Raises VzError 60, 61, 63, 64; one that is on already is an error."""
-    wanted, quota = asked(vps.config, vps.ids), of(vps)
-    if not os.path.exists(quota.file):
+    wanted, own = asked(vps.config, vps.ids), of(vps)
+    if not os.path.exists(own.file):
         report(InitializingQuota())
         quotainit(vps, report)
     with _failing("on", Exit.DQ_ON, here=True):
         _refuse_busy(vps, "on")
-        quota.on(wanted, vps.private)
+        own.on(wanted, vps.private)
 
 
 def quotaoff(vps: VPS, report: Report) -> None:
@@ -168,11 +182,11 @@ def made(paths: NodePaths, ctid: int, plan: Plan, ids: IdRange, report: Report) 
 def moved(paths: NodePaths, ctid: int, plan: Plan) -> None:
     """It is full, and in its place. Raises VzError 46: the host's root, who filled it, is not
     stopped by a limit (G25)."""
-    quota = Quota(ctid, paths.quota_file(ctid))
-    if not os.path.exists(quota.file):
+    own = Quota(ctid, paths.quota_file(ctid))
+    if not os.path.exists(own.file):
         return
     with _failing("setlimit", Exit.DQ_SET):
-        found = quota.setlimit(Asked(), plan.private)
+        found = own.setlimit(Asked(), plan.private)
     space, inodes = found.space, found.inodes
     if space.hard and space.used > space.hard << 10 or inodes.hard and inodes.used > inodes.hard:
         raise VzError(
@@ -196,16 +210,21 @@ def drop(paths: NodePaths, ctid: int) -> None:
 
 def live(change: Change, report: Report) -> list[str]:
     """See story/live.py. Raises VzError 62, 63, 64."""
-    if not change.after.value("DISK_QUOTA") or is_native(change.facts.layout):
+    if is_native(change.facts.layout):
+        from vzpy.story import imagesize
+
+        imagesize.live(change, report)
         return []
-    quota = of(change.vps)
-    if not os.path.exists(quota.file):
+    if not change.after.value("DISK_QUOTA"):
+        return []
+    own = of(change.vps)
+    if not os.path.exists(own.file):
         return [key.lower() for key in change.keys]
     wanted = asked(change.after)
     with _failing("setlimit", Exit.DQ_SET):
-        if not is_on(quota.load("stat")):
+        if not is_on(own.load("stat")):
             raise VzError(
                 "Error: Unable to apply new quota values: quota not running", Exit.DQ_SET
             )
-        quota.setlimit(wanted)
+        own.setlimit(wanted)
     return []

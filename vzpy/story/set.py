@@ -73,6 +73,12 @@ def set_params(vps: VPS, params: Mapping[str, object], save: bool, report: Repor
         _on_host(changed, save, report)
     elif not save:
         _refuse_stopped(changed)
+    sized = "DISKSPACE" in changed or "DISKINODES" in changed
+    if save and sized and not facts and vps.layout == "image":
+        from vzpy.story import imagesize
+
+        wanted = vps.node.config.vps(vps.ctid, vps.conf_path, changed)
+        imagesize.apply(vps, wanted, tuple(changed), report)
     if "userpasswd" in given:
         _set_passwords(vps, given["userpasswd"], facts)
     if save:
