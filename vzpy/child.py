@@ -15,7 +15,7 @@ from vzpy import devices, ns, rootfs
 from vzpy.fault import fault
 from vzpy.kernel import caps, process, seccomp
 from vzpy.record import record
-from vzpy.sync import CONSOLE, GO, MAPPED, NOTIFY, READY, WARN, Channel
+from vzpy.sync import CONSOLE, GO, LISTENER, MAPPED, NOTIFY, READY, WARN, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Birth:
     pty: bool
     nodes: tuple[str, ...] = ()  # devices to bind into /dev
     notify: bool = False  # somebody listens for init's word that it has booted
+    handover: bytes = b""  # filter of the calls that vzeventd answers
 
 
 @record
@@ -121,6 +122,8 @@ def run(birth: Birth, channel: Channel, handed: Handed) -> None:
             os.close(master)
         if birth.notify:
             _hand_notify_socket(channel)
+        if birth.handover:
+            seccomp.hand_over(birth.handover, lambda fd: channel.send(LISTENER, fd=fd))
         rootfs.share()
         process.sethostname(birth.hostname)
         channel.send(READY)

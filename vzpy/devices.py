@@ -180,6 +180,16 @@ def _make_node(tree: int, name: str, ids: IdRange) -> None:
     os.chown(name, ids.base + uid, ids.base + gid, dir_fd=tree)
 
 
+def make_inert(tree: int, name: str, number: int) -> None:
+    """A block node for tools that want to see one, in a tree of make_nodes(): of the host's root
+    and without any mode, so that nobody inside opens it or changes that."""
+    for parent in _parents(name):
+        if not os.path.isdir(f"/proc/self/fd/{tree}/{parent}"):
+            os.mkdir(parent, 0o755, dir_fd=tree)
+    os.mknod(name, stat.S_IFBLK, number, dir_fd=tree)
+    os.chmod(name, 0, dir_fd=tree)
+
+
 def _parents(name: str) -> list[str]:
     parts = name.split("/")[:-1]
     return ["/".join(parts[: n + 1]) for n in range(len(parts))]

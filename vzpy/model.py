@@ -122,6 +122,7 @@ class Facts:
     daemon: bool  # vzeventd is init's parent
     started: float  # time.time()
     netfilter: str = ""  # level in force (netfilter.py); none was asked for
+    broker: str = ""  # socket of who answers its quotactl; none without a second level of quota
 
 
 @record

@@ -11,6 +11,7 @@
       |                                        time ns, mounts, pivot_root, hostname
       |<------------ WARN text, CONSOLE [fd of a pty master] ------|
       |<------------ NOTIFY [fd of init's NOTIFY_SOCKET] ----------|
+      |<------------ LISTENER [fd that hears its quotactl] --------|
       |<------------------------ READY ----------------------------|
       |  network, N.start                                          | waits
       |--------------------------- GO ---------------------------->|
@@ -35,6 +36,7 @@ MAPPED = b"MAPPED"
 WARN = b"WARN"
 CONSOLE = b"CONSOLE"
 NOTIFY = b"NOTIFY"
+LISTENER = b"LISTENER"
 READY = b"READY"
 GO = b"GO"
 ERROR = b"ERROR"

@@ -33,6 +33,14 @@ _HIGHEST_KNOWN = 450
 _SHIPPED = os.path.join(os.path.dirname(__file__), "filters")
 
 
+def quota_handover() -> bytes:
+    """The filter that hands quotactl to vzeventd: for VPSs that limit their own users."""
+    from vzpy.kernel.libc import NR_quotactl, NR_quotactl_fd
+    from vzpy.kernel.seccomp import handover
+
+    return handover((NR_quotactl, NR_quotactl_fd))
+
+
 def programs(cache: str | None = None, netfilter: str = "") -> tuple[bytes, ...]:
     """The filters that every process of a VPS gets, in the order of loading.
 

@@ -38,6 +38,7 @@ class Births:
         self.children: dict[int, Init] = {}  # by pid
         self.others: dict[int, Init] = {}  # by pidfd: born elsewhere, or before we were
         self.unclaimed: dict[int, int] = {}  # pid -> wait status
+        self.errands: set[int] = set()  # children of rooms, whose status says nothing
         self.ending: dict[Init, str] = {}  # with what the log has still to be told
         self.workers = Workers(daemon, self.look_later, self.done)
         self.pending = 0  # launches that are looked at again later
@@ -123,7 +124,9 @@ class Births:
                 return
             if not pid:
                 return
-            if self.workers.reaped(pid, status):
+            if pid in self.errands:
+                self.errands.discard(pid)
+            elif self.workers.reaped(pid, status):
                 pass
             elif pid in self.children:
                 self.ended(self.children.pop(pid), status)

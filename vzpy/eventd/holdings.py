@@ -10,6 +10,7 @@ from vzpy.eventd import wire
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.eventd.main import Daemon
+    from vzpy.eventd.quotabroker import QuotaBroker
     from vzpy.eventd.server import Client
     from vzpy.eventd.wire import Message
 
@@ -20,6 +21,7 @@ class Holdings:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self.held: dict[int, dict[str, int]] = {}  # of each VPS
+        self.kinds: dict[str, QuotaBroker] = {}  # a name up to its dot -> who wants to know
         daemon.server.handlers["hold"] = self.hold
 
     def hold(self, client: Client, message: Message, fds: list[int]) -> Message:
@@ -30,11 +32,20 @@ class Holdings:
         return {}
 
     def keep(self, ctid: int, name: str, fd: int) -> None:
-        of_vps = self.held.setdefault(ctid, {})
-        if name in of_vps:
-            os.close(of_vps[name])
-        of_vps[name] = fd
+        self.release(ctid, name)
+        self.held.setdefault(ctid, {})[name] = fd
         self.daemon.keeper.store(f"{name}-{ctid}", fd)
+        if user := self.kinds.get(name.partition(".")[0]):
+            user.taken(ctid, name, fd)
+
+    def release(self, ctid: int, name: str) -> None:
+        """Close it. Absence is success."""
+        fd = self.held.get(ctid, {}).pop(name, -1)
+        if fd >= 0:
+            if user := self.kinds.get(name.partition(".")[0]):
+                user.released(fd)
+            os.close(fd)
+            self.daemon.keeper.drop(f"{name}-{ctid}")
 
     def adopt(self, name: str, fd: int) -> None:
         """What vz-fdkeep held for a predecessor of ours; dropped when its VPS runs no more."""
@@ -47,6 +58,6 @@ class Holdings:
         os.close(fd)
 
     def ended(self, ctid: int) -> None:
-        for name, fd in self.held.pop(ctid, {}).items():
-            os.close(fd)
-            self.daemon.keeper.drop(f"{name}-{ctid}")
+        for name in list(self.held.get(ctid, {})):
+            self.release(ctid, name)
+        self.held.pop(ctid, None)

@@ -23,6 +23,7 @@ from vzpy.eventd.counters import Counters
 from vzpy.eventd.keeper import Keeper
 from vzpy.eventd.limitwatch import Limits
 from vzpy.eventd.loop import Loop, Timer
+from vzpy.eventd.quotabroker import QuotaBroker
 from vzpy.eventd.server import Server
 from vzpy.kernel import process
 from vzpy.model import NodePaths
@@ -55,6 +56,7 @@ class Daemon:
         self.keeper = Keeper(self.loop, paths, self.log)
         self.consoles = Consoles(self)
         self.holdings = Holdings(self)
+        self.quotas = QuotaBroker(self)
         self.limits = Limits(self)
         self.births = Births(self)
         self.counters = Counters(self)

@@ -26,7 +26,7 @@ from vzpy.kernel import caps, process, seccomp
 from vzpy.kernel.pty import pty_number
 from vzpy.model import Facts, IdRange
 from vzpy.record import record
-from vzpy.sync import CONSOLE, PID, Channel, ChildError
+from vzpy.sync import CONSOLE, LISTENER, PID, Channel, ChildError
 
 STEPS = ("exec-leaf", "exec-launch", "exec-ready")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -36,6 +36,7 @@ NO_PROGRAM = 127
 _serial = itertools.count()
 # A guest may freeze or stop the task before it has become the program; then nobody waits longer.
 _LAUNCH_TIMEOUT = 60.0
+_BROKER_TIMEOUT = 5.0
 
 
 @record
@@ -123,6 +124,7 @@ def spawn(
     leaf_fd = -1
     leaf = ""
     launcher = pid = 0
+    handover = syscalls.quota_handover() if facts.broker else b""
     try:
         fault("exec-leaf")
         cgroups.sweep(facts.cgroup)
@@ -136,10 +138,10 @@ def spawn(
         launcher = ns.launch(
             entry,
             theirs.tell,
-            lambda: _inside(what, init, bounding, filters, theirs),
+            lambda: _inside(what, init, bounding, filters, handover, theirs),
         )
         theirs.close()
-        pid, master, failure = _hear_out(ours, deadline)
+        pid, master, failure = _hear_out(ours, deadline, facts)
         fault("exec-ready")
         if failure or not pid:
             raise NotRunning if not _lives(init) else failure or NotRunning
@@ -169,7 +171,9 @@ def _lives(pidfd: int) -> bool:
     return not select.select([pidfd], [], [], 0)[0]
 
 
-def _hear_out(ours: Channel, deadline: float) -> tuple[int, int, OSError | VzError | None]:
+def _hear_out(
+    ours: Channel, deadline: float, facts: Facts | None = None
+) -> tuple[int, int, OSError | VzError | None]:
     """All that launcher and task say, in whatever order, until the task has been executed or is
     gone: its pid, the master of its pty, what failed."""
     pid, master = 0, -1
@@ -189,8 +193,28 @@ def _hear_out(ours: Channel, deadline: float) -> tuple[int, int, OSError | VzErr
             pid = int(fields[0])
         elif word == CONSOLE:
             master = fd if _is_pty(fd) else -1
+        elif word == LISTENER:
+            _hand_listener(facts, pid, fd)
         elif not word:
             return pid, master, failure
+
+
+def _hand_listener(facts: Facts | None, pid: int, listener: int) -> None:
+    """To vzeventd, which answers its quotactl; with nobody to hear it that call does not exist."""
+    from vzpy.eventd import summon, wire
+
+    try:
+        if facts and facts.broker:
+            sock = summon.connect(facts.broker)
+            sock.settimeout(_BROKER_TIMEOUT)
+            name = f"quota.{pid}.{next(_serial)}"
+            wire.send(sock, {"op": "hold", "ctid": facts.ctid, "name": name}, [listener])
+            wire.receive(sock)
+            sock.close()
+    except (OSError, ValueError):
+        pass
+    finally:
+        os.close(listener)
 
 
 def _is_pty(fd: int) -> bool:
@@ -212,7 +236,8 @@ def reap(pid: int) -> None:
 
 
 def _inside(
-    what: Program, init: int, bounding: int, filters: tuple[bytes, ...], channel: Channel
+    what: Program, init: int, bounding: int, filters: tuple[bytes, ...], handover: bytes,
+    channel: Channel,
 ) -> None:
     """The life of the task (see the drawing above). Returns only when it failed."""
     step = "exec-enter"
@@ -231,6 +256,8 @@ def _inside(
         process.close_all_but([channel.fileno()])
         for program_ in filters:
             seccomp.load(program_)
+        if handover:
+            seccomp.hand_over(handover, lambda fd: channel.send(LISTENER, fd=fd))
         caps.limit(bounding)
         step = "exec"
         for path, argv in what.candidates:

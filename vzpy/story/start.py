@@ -38,7 +38,7 @@ from vzpy.story import ctscript, devices, enter, limits, owner, parent
 from vzpy.story.mount import mount_root, quota_on, show_as, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
-from vzpy.sync import CONSOLE, GO, MAPPED, NOTIFY, PID, READY, WARN, Channel
+from vzpy.sync import CONSOLE, GO, LISTENER, MAPPED, NOTIFY, PID, READY, WARN, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -182,7 +182,8 @@ def prepared(
     not_applied += unserved_of(vps.config)
 
     _step("launch", report)
-    birth, handed = prepare(vps, cgroup, talk, pty=keeper.by_daemon, setup=manner.setup)
+    device = _second_level(vps, keeper, not_applied)
+    birth, handed = prepare(vps, cgroup, talk, keeper.by_daemon, manner.setup, device)
     keeper.launch(birth, handed)
     talk.handed_over()
     pid = int(talk.ours.expect(PID)[0])
@@ -191,7 +192,7 @@ def prepared(
     _step("maps", report)
     ns.write_maps(pid, vps.ids.map_text())
     _step("facts", report)
-    facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon)
+    facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon, bool(device))
     state.write_facts(node.paths, facts)
     talk.ours.send(MAPPED)
     if networked:
@@ -203,7 +204,18 @@ def prepared(
     _step("ready", report)
     if (console := talk.ready()) >= 0:
         keeper.keep_console(console)
+    if talk.listener >= 0:
+        keeper.hold("quota", talk.listener)
     return facts, not_applied
+
+
+def _second_level(vps: VPS, keeper: parent.Caller, not_applied: list[str]) -> str:
+    """The device that quota tools inside will find, "" without users and groups limited."""
+    if not vps.config.value("QUOTAUGIDLIMIT") or not keeper.by_daemon:
+        return ""
+    from vzpy.story import disk
+
+    return disk.device_inside(vps, not_applied)
 
 
 def _step(name: str, report: Report) -> None:
@@ -222,14 +234,18 @@ def stopped_but_entered(vps: VPS) -> Iterator[Facts]:
 
 
 def prepare(
-    vps: VPS, cgroup: str, talk: Conversation, pty: bool, setup: bool
+    vps: VPS, cgroup: str, talk: Conversation, pty: bool, setup: bool, quota_device: str = ""
 ) -> tuple[child.Birth, child.Handed]:
     """All that the child needs, gathered while the host's paths and libraries are at hand."""
     tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
     talk.hand_over(tree, *(fd for _, fd in below))
     nodes = devices.nodes(vps.config, cgroup)
-    if nodes:
-        below.append((devices.NODES, talk.hand_over(devices.make_nodes(nodes, vps.ids))))
+    if nodes or quota_device:
+        made = talk.hand_over(devices.make_nodes(nodes, vps.ids))
+        below.append((devices.NODES, made))
+        if quota_device:
+            devices.make_inert(made, quota_device, os.stat(vps.private).st_dev)
+            nodes = (*nodes, quota_device)
     if vps.layout == "image":
         show_as(tree, vps.ids)
     kind = inits.kind_in_tree(tree)
@@ -262,6 +278,7 @@ def prepare(
         pty=pty,
         nodes=nodes,
         notify=notify,
+        handover=syscalls.quota_handover() if quota_device else b"",
     )
     handed = child.Handed(
         sync=talk.theirs.fileno(),
@@ -273,7 +290,8 @@ def prepare(
 
 
 def facts_of(
-    vps: VPS, pid: int, cgroup: str, kind: str = "unknown", by_daemon: bool = False
+    vps: VPS, pid: int, cgroup: str, kind: str = "unknown", by_daemon: bool = False,
+    brokered: bool = False,
 ) -> Facts:
     """pid  0 while there is no init yet"""
     ids = vps.ids
@@ -292,6 +310,7 @@ def facts_of(
         daemon=by_daemon,
         started=time.time(),
         netfilter=vps.config.own("NETFILTER") or "",
+        broker=vps.node.paths.socket if brokered else "",
     )
 
 
@@ -299,12 +318,13 @@ class Conversation:
     """The parent's side of sync.py, with the descriptors that only the child needs.
 
     wait    somebody wants to know when the VPS has booted
-    notify  where its init will say so, -1 when it does not"""
+    notify  where its init will say so, -1 when it does not
+    listener  of its quotactl, -1 when nobody hears it"""
 
     def __init__(self, report: Report, wait: bool = False) -> None:
         self.report = report
         self.wait = wait
-        self.notify = -1
+        self.notify = self.listener = -1
         self.ours, self.theirs = Channel.pair()
         self._handed: list[int] = []
 
@@ -314,8 +334,9 @@ class Conversation:
     def __exit__(self, *_: object) -> None:
         self.handed_over()
         self.ours.close()
-        if self.notify >= 0:
-            os.close(self.notify)
+        for fd in (self.notify, self.listener):
+            if fd >= 0:
+                os.close(fd)
 
     def hand_over(self, *fds: int) -> int:
         self._handed += fds
@@ -336,6 +357,8 @@ class Conversation:
                 console = fd
             elif word == NOTIFY:
                 self.notify = fd
+            elif word == LISTENER:
+                self.listener = fd
             elif word == WARN:
                 self.report(Warned(text=f"Warning: {fields[0].decode(errors='replace')}"))
             elif word == READY:
