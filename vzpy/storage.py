@@ -53,7 +53,7 @@ class Storage(Identity):
         with self.locked(report):
             self._settle(report)
             return snapshot.create(
-                self, report, guid=guid, name=name, description=description,
+                self._vps, report, guid=guid, name=name, description=description,
                 skip_suspend=skip_suspend, skip_config=skip_config, progress=progress,
             )  # fmt: skip
 
@@ -74,7 +74,7 @@ class Storage(Identity):
         with self.locked(report):
             self._settle(report)
             snapshot.switch(
-                self, report, guid, skip_resume=skip_resume, must_resume=must_resume,
+                self._vps, report, guid, skip_resume=skip_resume, must_resume=must_resume,
                 skip_config=skip_config, progress=progress,
             )  # fmt: skip
         self.reload()
@@ -86,7 +86,7 @@ class Storage(Identity):
         self.require()
         with self.locked(report):
             self._settle(report)
-            snapshot.delete(self, report, guid)
+            snapshot.delete(self._vps, report, guid)
 
     def snapshot_mount(self, guid: str, target: str, *, report: Report = silent) -> None:
         """Show a snapshot's files on the host, read-only. Raises VzError 160."""
@@ -95,7 +95,7 @@ class Storage(Identity):
         self.require()
         with self.locked(report):
             self._settle(report)
-            snapshot.mount(self, report, guid, target)
+            snapshot.mount(self._vps, report, guid, target)
 
     def snapshot_umount(self, guid: str, *, report: Report = silent) -> None:
         """Raises VzError 161."""
@@ -104,13 +104,13 @@ class Storage(Identity):
         self.require()
         with self.locked(report):
             self._settle(report)
-            snapshot.umount(self, report, guid)
+            snapshot.umount(self._vps, report, guid)
 
     def snapshots(self) -> list[Snapshot]:
         """What snapshots there are, each after what it stands on."""
         from vzpy.story import snapshot
 
-        return snapshot.tree_of(self).all
+        return snapshot.tree_of(self._vps).all
 
     def convert(
         self, layout: str = "image", *, report: Report = silent, progress: Progress | None = None
