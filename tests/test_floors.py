@@ -27,7 +27,7 @@ ROOMS = {
     "cgroups": {"cgroups", "cgroupread", "cgroupshare"},
     "dist": {"dist", "dns"},
     "snapshots": {"snapshots", "layers", "statecopy"},
-    "syscalls": {"syscalls", "netfilter"},
+    "syscalls": {"syscalls", "netfilter", "squeeze"},
     "config": {"config", "values", "amounts", "words", "options", "edits", "names"},
     "network": {"venet", "antispoof", "dad", "netnotes", "veth", "netdevs"},
     "quota": {"quota", "quotabusy", "quotafile", "quotaid", "quotatext", "projects"},

@@ -2,8 +2,9 @@
 
 The rule: what we know is allowed, what the user namespace cannot contain is refused, and what
 nobody knew when this was written does not exist (ENOSYS, so that newer programs fall back; EPERM
-would make them fail). libseccomp compiles the table; its output is shipped beside this file and
-read at start, since loading the library costs more than the rest of a start."""
+would make them fail). libseccomp compiles the table; its output, made smaller by squeeze.py, is
+shipped beside this file and read at start, since loading the library costs more than the rest of a
+start."""
 
 from __future__ import annotations
 
@@ -88,6 +89,8 @@ def compile_filter() -> bytes:
         ) from None
     import tempfile
 
+    from vzpy.squeeze import squeeze
+
     refused = set(" ".join(REFUSED).split())
     absent = set(" ".join(ABSENT).split())
     known = []
@@ -113,7 +116,7 @@ def compile_filter() -> bytes:
     with tempfile.TemporaryFile() as f:
         filt.export_bpf(f)
         f.seek(0)
-        return f.read()
+        return squeeze(f.read())
 
 
 # Calls that only the 32-bit personality has (the native resolver does not name them).
