@@ -1,0 +1,317 @@
+"""Beancounters of real VPSs: each limit is driven into, by programs inside, and told."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import tools
+from vzpy.errors import Exit, VzError
+
+MB = 1 << 20
+PAGE = 4096
+# Programs that hold something until they are killed: busybox has them.
+SLEEPERS = "n=0; while [ $n -lt {} ]; do sleep 1000 & n=$((n+1)); done"
+# `find -exec` goes on when a fork fails, and says so.
+FORKS = "cd /tmp; touch f1 f2 f3 f4 f5; find . -name 'f?' -exec /bin/sleep 0 \\;"
+
+
+@pytest.fixture
+def pair(node):
+    """A VPS and its neighbour, running, 64M of RAM each."""
+    made = []
+    for ctid in (101, 102):
+        vps = node.create(ctid)
+        vps.set(ram="64M", swap="0", numproc=60)
+        vps.start()
+        made.append(vps)
+    return made
+
+
+def counter(vps, name):
+    return next(row for row in vps.beancounters() if row.name == name)
+
+
+def failures(vps):
+    return {row.name: row.failcnt for row in vps.beancounters() if row.failcnt}
+
+
+def knob(vps, name):
+    return Path(vps.facts().cgroup, name).read_text().strip()
+
+
+def holder(vps, line):
+    """Start something inside that stays, without waiting for it."""
+    tools.sh(vps, f"({line}) >/dev/null 2>&1 </dev/null &")
+
+
+# --- everywhere ------------------------------------------------------------------------------
+
+
+def test_every_row_is_told_in_every_way(vps, cli, vzctl):
+    """The library, /proc/user_beancounters text, table, JSON and vzlist agree."""
+    vps.start()
+    assert vzctl("set", 101, "--kmemsize", "10M:11M", "--numproc", "90:100", "--save").code == 0
+    rows = {row.name: row for row in vps.beancounters()}
+    assert (rows["kmemsize"].barrier, rows["kmemsize"].limit) == (10 * MB, 11 * MB)
+    assert rows["numproc"].held >= 1 and rows["numproc"].maxheld >= rows["numproc"].held
+
+    raw = cli("vzubc", "--raw", 101).stdout.split("\n")
+    assert raw[0] == "Version: 2.5"
+    assert raw[2][:24] == "      101:  kmemsize    "
+    assert raw[2].split()[4:] == [str(10 * MB), str(11 * MB), "0"]
+    assert len(raw) == 2 + 24 + 1
+
+    told = json.loads(cli("vzubc", "--json").stdout)
+    assert [one["ctid"] for one in told] == [101]
+    assert {row["name"]: row["limit"] for row in told[0]["beancounters"]} == {
+        name: row.limit for name, row in rows.items()
+    }
+    listed = cli("vzlist", "-Ho", "numproc.b,numproc.l,kmemsize.l").stdout.split()
+    assert listed == ["90", "100", str(11 * MB)]
+    assert "  numproc|" in cli("vzubc", 101).stdout
+    assert "numproc: " in cli("vzubc", "--explain", 101).stdout
+
+
+def test_what_was_not_saved_is_shown_while_it_holds(vps, vzctl, cli):
+    vps.start()
+    assert "UB limits were set" in vzctl("set", 101, "--avnumproc", "7").stdout
+    vps.set(kmemsize=5000000)
+    text = Path(vps.conf_path).read_text().replace("5000000", "6000000")
+    Path(vps.conf_path).write_text(text)
+    vps.reload()
+    assert counter(vps, "kmemsize").limit == 5000000  # until it is started anew
+    assert vzctl("set", 101, "--reset_ub").code == 0
+    assert counter(vps, "kmemsize").limit == 6000000
+
+
+def test_stopped(vps, cli, vzctl):
+    with pytest.raises(VzError) as err:
+        vps.beancounters()
+    assert err.value.code == Exit.VE_NOT_RUNNING
+    assert cli("vzubc", 101).stdout == ""
+    ran = vzctl("set", 101, "--numproc", "50")
+    assert ran.code == 31 and ran.stderr.startswith("Unable to apply UBC parameters")
+
+
+# --- processes -------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("pids controller")
+def test_numproc_is_counted_exactly(pair):
+    vps, neighbour = pair
+    # So many that the shell and find of the attempt have their places, and nothing more.
+    room = 60 - counter(vps, "numproc").held
+    holder(vps, f"{SLEEPERS.format(room - 3)}; wait")
+    tools.wait_for(lambda: counter(vps, "numproc").held >= 58, what="sleepers")
+    before = counter(vps, "numproc").failcnt
+    done = vps.exec(["/bin/sh", "-c", f"sleep 1000 & sleep 1000 & {FORKS}; true"])
+    refused = done.stderr.count(b"Resource temporarily unavailable") + done.stderr.count(b"fork:")
+    row = counter(vps, "numproc")
+    assert refused and row.failcnt - before == refused, done
+    assert row.maxheld == row.limit == 60
+    assert "numproc" not in failures(neighbour)
+    tools.sh(neighbour, "true")
+    # Also an exec from outside is a failure of that VPS, and its leaf's count stays when it goes.
+    holder(vps, "sleep 1000")
+    last = row.failcnt
+    for _ in range(3):
+        try:
+            vps.exec(["/bin/true"])
+        except VzError:
+            pass
+        assert counter(vps, "numproc").failcnt >= last
+        last = counter(vps, "numproc").failcnt
+
+
+# --- memory ----------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("memory controller")
+def test_physpages(pair):
+    """More than RAM without swap: slowed, then killed, inside that VPS."""
+    vps, neighbour = pair
+    done = vps.exec(["/bin/sh", "-c", "dd if=/dev/zero of=/dev/null bs=100M count=1"], timeout=300)
+    assert done.returncode == 137, done
+    rows = {row.name: row for row in vps.beancounters()}
+    assert rows["physpages"].failcnt >= 1 and rows["oomguarpages"].failcnt == 1
+    assert rows["physpages"].maxheld <= rows["physpages"].limit == 64 * MB // PAGE
+    assert rows["physpages"].maxheld > 0.9 * rows["physpages"].limit
+    assert failures(neighbour) == {} and vps.status.running
+    tools.sh(vps, "true")
+
+
+@pytest.mark.needs("memory controller", "zram swap")
+def test_swappages(pair):
+    vps, neighbour = pair
+    vps.set(swap="16M")
+    line = "dd if=/dev/zero of=/dev/null bs=120M count=1"
+    with tools.zram_swap(64):
+        done = vps.exec(["/bin/sh", "-c", line], timeout=300)
+    assert done.returncode == 137, done
+    row = counter(vps, "swappages")
+    assert row.failcnt >= 1 and row.limit == 16 * MB // PAGE
+    assert 0.9 * row.limit < row.maxheld <= row.limit
+    assert knob(neighbour, "memory.swap.current") == "0"
+    assert failures(neighbour) == {}
+
+
+@pytest.mark.needs("memory controller")
+def test_less_memory_than_is_used(pair, vzctl):
+    """Cache is reclaimed; what cannot be is an error that tells used and asked, all else as
+    before."""
+    vps, _ = pair
+    tools.sh(vps, "dd if=/dev/zero of=/tmp/file bs=1M count=40 && sync")
+    assert counter(vps, "physpages").held * PAGE > 36 * MB
+    ran = vzctl("set", 101, "--ram", "24M", "--swap", "0", "--save")
+    assert (ran.code, ran.stderr) == (0, "")
+    assert knob(vps, "memory.max") == str(24 * MB)
+    assert int(knob(vps, "memory.high")) < 24 * MB
+
+    assert vzctl("set", 101, "--ram", "64M", "--swap", "0", "--save").code == 0
+    tools.sh(vps, "mount -t tmpfs none /mnt; dd if=/dev/zero of=/mnt/f bs=1M count=30")
+    before = Path(vps.conf_path).read_text(), knob(vps, "memory.high")
+    ran = vzctl("set", 101, "--ram", "16M", "--swap", "0", "--numproc", "77", "--save")
+    assert ran.code == Exit.SETUBC
+    assert f"unable to lower physpages to {16 * MB // PAGE} pages: " in ran.stderr
+    assert "pages are in use\n" in ran.stderr
+    assert (Path(vps.conf_path).read_text(), knob(vps, "memory.high")) == before
+    assert (knob(vps, "memory.max"), knob(vps, "pids.max")) == (str(64 * MB), "60")
+
+
+@pytest.mark.needs("memory controller")
+def test_guarantees(node, pair, vzctl):
+    vps, _ = pair
+    # Of RAM no more than the VPS has.
+    assert vzctl("set", 101, "--vmguarpages", "32M", "--oomguarpages", "1T", "--save").code == 0
+    assert (knob(vps, "memory.low"), knob(vps, "memory.min")) == (str(32 * MB), str(64 * MB))
+    shared = Path(vps.facts().cgroup).parent
+    assert (shared / "memory.low").read_text().strip() == str(32 * MB)
+    assert (shared / "memory.min").read_text().strip() == str(64 * MB)
+    greedy = node.create(103)
+    greedy.set(ram="100T", swap="0", vmguarpages="100T")
+    ran = vzctl("start", 103)
+    assert ran.code == Exit.OVERCOMMIT and "vmguarpages" in ran.stderr
+    assert not greedy.status.running and not greedy.status.mounted
+    vps.stop(fast=True)
+    assert (shared / "memory.low").read_text().strip() == "0"
+
+
+# --- CPUs ------------------------------------------------------------------------------------
+
+
+def used(vps) -> int:
+    """Microseconds of CPU time."""
+    return int(knob(vps, "cpu.stat").split()[1])
+
+
+def measured(vpss, seconds: float) -> list[float]:
+    """Seconds of CPU time of each, over a time in which all of them want all they can get."""
+    time.sleep(1)
+    before = [used(vps) for vps in vpss]
+    time.sleep(seconds)
+    return [(used(vps) - start) / 1e6 for vps, start in zip(vpss, before)]
+
+
+SPIN = "while :; do :; done"
+
+
+@pytest.mark.needs("cpu controller", "cpuset controller")
+def test_cpuunits_share_a_cpu(node):
+    """1:2:4 on one CPU that all three want."""
+    vpss = [node.create(101 + i) for i in range(3)]
+    for vps, units in zip(vpss, (1000, 2000, 4000)):
+        vps.set(cpuunits=units, cpumask="0")
+        vps.start()
+        holder(vps, SPIN)
+    shared = Path(vpss[0].facts().cgroup).parent
+    assert (shared / "cpu.weight").read_text().strip() == "700"
+    one, two, four = measured(vpss, 10)
+    print(f"cpuunits 1000:2000:4000 had {one:.2f} {two:.2f} {four:.2f} s of CPU time")
+    assert two / one == pytest.approx(2, rel=0.05)
+    assert four / one == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.needs("cpu controller")
+def test_cpulimit(vps, vzctl):
+    """Changed while it is busy: 25 % within two points."""
+    vps.start()
+    holder(vps, SPIN)
+    holder(vps, SPIN)
+    ran = vzctl("set", 101, "--cpulimit", "25")
+    assert (ran.code, ran.stdout.split("\n")[0]) == (0, "Setting CPU limit: 25")
+    (seconds,) = measured([vps], 10)
+    print(f"cpulimit 25 had {seconds * 10:.1f} %")
+    assert seconds * 10 == pytest.approx(25, abs=2)
+    assert vzctl("set", 101, "--cpulimit", "0").stdout.startswith("Setting CPU limit: 0\n")
+    assert knob(vps, "cpu.max").startswith("max")
+
+
+@pytest.mark.needs("cpuset controller")
+def test_cpus_and_cpumask(node, vzctl):
+    """nproc inside agrees; two VPSs of one CPU each have different ones."""
+    vpss = [node.create(101 + i) for i in range(2)]
+    for vps in vpss:
+        vps.set(cpus=1)
+        vps.start()
+        assert tools.sh(vps, "nproc").strip() == "1"
+    assert {knob(vps, "cpuset.cpus") for vps in vpss} == {"0", "1"}
+    assert vzctl("set", 101, "--cpumask", "all", "--cpus", "0", "--save").stdout == (
+        "Setting CPUs: 0\n"
+        "Setting CPU mask: all\n"
+        f"CT configuration saved to {vpss[0].conf_path}\n"
+    )
+    assert tools.sh(vpss[0], "nproc").strip() == str(os.cpu_count())
+    before = Path(vpss[0].conf_path).read_text()
+    ran = vzctl("set", 101, "--cpumask", "999", "--save")
+    assert ran.code == Exit.SETFSHD and "--cpumask is online" in ran.stderr
+    assert Path(vpss[0].conf_path).read_text() == before and not knob(vpss[0], "cpuset.cpus")
+    ran = vzctl("set", 101, "--cpumask", "auto", "--nodemask", "0")
+    assert "Setting NUMA node mask: 0" in ran.stdout and knob(vpss[0], "cpuset.mems") == "0"
+
+
+# --- disks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("io controller")
+def test_iolimit(vps, vzctl):
+    """Direct writes of 4 MB at 1 MB/s take their time; without the limit they do not."""
+    vps.start()
+    ran = vzctl("set", 101, "--iolimit", "1", "--iopslimit", "1000", "--save")
+    assert ran.stdout.split("\n")[:2] == [
+        "Setting iolimit: 1048576 bytes/sec", "Setting iopslimit: 1000 iops",
+    ]
+    from vzpy import disks
+
+    words = f"rbps={MB} wbps={MB} riops=1000 wiops=1000"
+    assert knob(vps, "io.max").split("\n") == [f"{d} {words}" for d in disks.under(vps.private)]
+    line = "dd if=/dev/zero of=/tmp/file bs=512k count=8 oflag=direct conv=fsync"
+    begun = time.monotonic()
+    tools.sh(vps, line)
+    assert time.monotonic() - begun > 2.5
+    assert vzctl("set", 101, "--iolimit", "0", "--iopslimit", "0").stdout.startswith(
+        "Setting iolimit: 0 (unlimited)\nSetting iopslimit: 0 (unlimited)\n"
+    )
+    assert knob(vps, "io.max") == ""
+
+
+# --- many ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_vzubc_of_a_hundred(node, cli):
+    vpss = [node.create(101 + i) for i in range(100)]
+    for vps in vpss:
+        vps.start()
+    best = 9.0
+    for _ in range(5):
+        begun = time.monotonic()
+        ran = cli("vzubc")
+        best = min(best, time.monotonic() - begun)
+        assert ran.stdout.count("\nCT ") == 100
+    print(f"vzubc of 100 VPSs: {best:.3f} s")
+    assert best < 0.3 * 3

@@ -1,0 +1,330 @@
+"""Beancounters: the table, what follows from a configuration, the texts, what is kept."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vzpy import cgroupread, cgroupshare, disks, params, ubc, ubcproc, values
+from vzpy.model import NO_LIMIT, Limits
+from vzpy.ubc import UNLIMITED
+from vzpy.ubcproc import Beancounter
+
+PAGE = ubc.PAGE
+
+
+class Conf:
+    """A configuration of texts as N.conf has them."""
+
+    def __init__(self, **texts):
+        self.texts = texts
+
+    def value(self, key):
+        text = self.texts.get(key)
+        return None if text is None else values.parse(params.BY_KEY[key].kind, text)
+
+
+# --- the table -------------------------------------------------------------------------------
+
+
+def test_the_table_has_every_parameter():
+    assert {row.key for row in ubc.ROWS} == set(params.UBC_KEYS) - {"AVNUMPROC"}
+    units = {"ubc-num": "items", "ubc-page": "pages", "ubc-byte": "bytes"}
+    for row in ubc.ROWS:
+        assert row.unit == units[params.BY_KEY[row.key].kind], row.name
+        assert row.verdict in ubc.VERDICTS and row.why.endswith(".")
+        # What is enforced has a knob, what is not has none.
+        assert bool(row.knob) == (row.verdict in "EP"), row.name
+
+
+def test_every_field_of_limits_is_explained():
+    fields = set(Limits.__annotations__)
+    assert {f for fields in ubc.FIELDS.values() for f in fields} == fields
+    assert set(ubc.DEFAULTS.__dict__) == fields and None not in ubc.DEFAULTS.__dict__.values()
+    assert len(ubc.explain(sorted(fields), ubc.limits(Conf(
+        PHYSPAGES="0:10", SWAPPAGES="0:10", NUMPROC="1", CPUUNITS="8", CPULIMIT="5", IOPRIO="0",
+        VMGUARPAGES="5:unlimited", OOMGUARPAGES="5:unlimited",
+    )))) == 8
+
+
+# --- formulas --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("units", "weight"), [
+    (8, 1), (1000, 100), (2000, 200), (4000, 400), (100000, 10000), (500000, 10000),
+])
+def test_weight(units, weight):
+    assert ubc.weight(units) == weight
+
+
+@pytest.mark.parametrize(("limit", "cpus", "quota"), [
+    (0, 0, NO_LIMIT), (50, 0, 50000), (0, 2, 200000), (300, 2, 200000), (25, 2, 25000),
+    (1, 0, 1000),
+])
+def test_cpu_max(limit, cpus, quota):
+    assert ubc.cpu_max(limit, cpus) == quota
+
+
+def test_io():
+    assert [ubc.io_weight(p) for p in (0, 4, 7)] == [20, 100, 160]
+    assert ubc.io_max(1 << 20, 0) == "rbps=1048576 wbps=1048576 riops=max wiops=max"
+    assert ubc.io_max(0, 100) == "rbps=max wbps=max riops=100 wiops=100"
+
+
+def test_vswap_fill_in():
+    """vzctl-cli 5: what RAM and swap leave unset."""
+    pairs = ubc.pairs(Conf(PHYSPAGES="0:1000", SWAPPAGES="0:500", VM_OVERCOMMIT="1.5"))
+    assert pairs["lockedpages"] == (1000, 1000)
+    assert pairs["oomguarpages"] == (1000, UNLIMITED)
+    assert pairs["vmguarpages"] == (1500, UNLIMITED)
+    assert pairs["privvmpages"] == (2250, 2250)
+    assert pairs["physpages"] == (0, 1000) and pairs["kmemsize"] == (UNLIMITED, UNLIMITED)
+    given_wins = ubc.pairs(Conf(PHYSPAGES="0:1000", SWAPPAGES="0:500", LOCKEDPAGES="7"))
+    assert given_wins["lockedpages"] == (7, 7)
+    assert given_wins["privvmpages"] == (UNLIMITED, UNLIMITED)
+
+
+@pytest.mark.parametrize("physpages", [None, "0:unlimited", f"0:{UNLIMITED // 4096}"])
+def test_classic_physpages_only_count(physpages):
+    conf = Conf(**({"PHYSPAGES": physpages} if physpages else {}), SWAPPAGES="0:5", NUMPROC="9")
+    limits = ubc.limits(conf)
+    assert limits.memory_max == limits.memory_high == limits.swap_max == NO_LIMIT
+    assert limits.pids_max == 9 and not ubc.is_vswap(conf)
+    assert ubc.pairs(conf)["vmguarpages"] == (0, UNLIMITED)
+
+
+def test_memory():
+    limits = ubc.limits(Conf(PHYSPAGES="0:1000", SWAPPAGES="0:0", VMGUARPAGES="600:unlimited",
+                             OOMGUARPAGES="5000:unlimited"))
+    assert limits.memory_max == 1000 * PAGE and limits.memory_high == 970 * PAGE
+    assert limits.swap_max == 0
+    # No more is guaranteed than there may be, and only to who asked for it.
+    assert (limits.memory_low, limits.memory_min) == (600 * PAGE, 1000 * PAGE)
+    limits = ubc.limits(Conf(PHYSPAGES="0:1000", SWAPPAGES="0:0", VMGUARPAGES="unlimited"))
+    assert (limits.memory_low, limits.memory_min) == (0, 0)
+
+
+def test_what_nobody_enforces():
+    conf = Conf(KMEMSIZE="1M", NUMPROC="5", NUMFILE="unlimited", DCACHESIZE="5:unlimited")
+    assert ubc.unenforced(conf, {"numproc"}) == ["kmemsize", "dcachesize"]
+
+
+# --- /proc/user_beancounters -----------------------------------------------------------------
+
+
+def rows(**numbers):
+    return [Beancounter(row.name, *numbers.get(row.name, (0, 0, UNLIMITED, UNLIMITED, 0)))
+            for row in ubc.ROWS]
+
+
+def test_user_beancounters():
+    """Byte for byte as beancounters.md 3 has it."""
+    text = ubcproc.user_beancounters({
+        101: rows(kmemsize=(2301952, 2666496, 14372700, 14790164, 0),
+                  lockedpages=(0, 0, 2048, 2048, 0))
+    })
+    lines = text.split("\n")
+    assert lines[:4] == [
+        "Version: 2.5",
+        "       uid  resource                     held              maxheld              barrier"
+        "                limit              failcnt",
+        "      101:  kmemsize                  2301952              2666496             14372700"
+        "             14790164                    0",
+        "            lockedpages                     0                    0                 2048"
+        "                 2048                    0",
+    ]
+    assert [line.split()[-6] for line in lines[2:-1]] == (
+        "kmemsize lockedpages privvmpages shmpages dummy numproc physpages vmguarpages oomguarpages"
+        " numtcpsock numflock numpty numsiginfo tcpsndbuf tcprcvbuf othersockbuf dgramrcvbuf"
+        " numothersock dcachesize numfile dummy dummy dummy numiptent"
+    ).split()
+    assert text.endswith("\n")
+
+
+def test_resources_have_swap_and_no_dummies():
+    lines = ubcproc.resources({5: rows(), 123456789: rows()}).split("\n")
+    assert len(lines) == 2 + 2 * 21 + 1 and "dummy" not in str(lines)
+    assert lines[22].startswith("            swappages   ")
+    assert lines[23].startswith("123456789:  kmemsize    ")
+
+
+_NUMBERS = st.integers(0, UNLIMITED)
+
+
+@given(st.dictionaries(st.integers(0, 2**31 - 1), st.lists(_NUMBERS, min_size=5, max_size=5),
+                       max_size=4))
+def test_text_and_back(numbers):
+    all_of = {ctid: [Beancounter(row.name, *five, verdict=row.verdict) for row in ubc.ROWS]
+              for ctid, five in numbers.items()}
+    assert ubcproc.parse(ubcproc.resources(all_of)) == all_of
+
+
+def test_parse_one_block_alone():
+    found = ubcproc.parse("            numproc  1 2 3 4 5\n")
+    assert found == {0: [Beancounter("numproc", 1, 2, 3, 4, 5, "E")]}
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("Version: 2.4\n", "unknown version: 2.4"),
+    ("Version: 2.5\n 101: numproc 1 2 3\n", "line 2: not a name and five numbers: 101:"),
+    ("x1: numproc 1 2 3 4 5\n", "line 1: x1: is no container's number"),
+    ("1: numproc 1 2 -3 4 5\n", "line 1"),
+])
+def test_parse_refuses(text, says):
+    with pytest.raises(ValueError) as err:
+        ubcproc.parse(text)
+    assert str(err.value).startswith(says)
+
+
+@given(st.text(max_size=200))
+def test_parse_of_anything(text):
+    try:
+        ubcproc.parse(text)
+    except ValueError:
+        pass
+
+
+# --- what is kept ----------------------------------------------------------------------------
+
+
+_LOOKS = st.lists(st.dictionaries(st.integers(1, 6), st.integers(1, 50), max_size=4), max_size=12)
+
+
+@given(_LOOKS)
+def test_refusals_never_go_back(looks):
+    """Whatever cgroups come and go; one that is there only counts up."""
+    kept, greatest = cgroupread.Kept(0, {}, {}), 0
+    counts: dict[int, int] = {}
+    for look in looks:
+        # An inode number is never given again: those that went are gone for good.
+        counts = {inode: counts.get(inode, 0) + more for inode, more in look.items()
+                  if inode in counts or inode > max(counts, default=0)}
+        kept = cgroupread._merged(kept, counts, {})
+        shown = kept.lost + sum(counts.values())
+        assert shown >= greatest
+        greatest = shown
+
+
+def test_kept_on_a_cgroup(tmp_path, monkeypatch):
+    attributes = {}
+
+    def setxattr(fd, name, value):
+        attributes[name] = value
+
+    def getxattr(path, name):
+        if name not in attributes:
+            raise OSError(61, "no")
+        return attributes[name]
+
+    monkeypatch.setattr(os, "setxattr", setxattr)
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    vps = str(tmp_path)
+    assert cgroupread.keep(vps, {7: 3, 8: 1}, {"kmemsize": 50}).peaks == {"kmemsize": 50}
+    assert cgroupread.keep(vps, {7: 4}, {"kmemsize": 20}) == cgroupread.Kept(
+        1, {7: 4}, {"kmemsize": 50}
+    )
+    leaf = tmp_path / "leaf"
+    leaf.mkdir()
+    (leaf / "pids.events").write_text("max 5\n")
+    cgroupread.note_leaf(vps, str(leaf))
+    assert cgroupread.keep(vps, {7: 4}, {}).lost == 6
+    cgroupread.write_applied(vps, {"NUMPROC": "5:6", "CPUMASK": "0-1,3"})
+    assert cgroupread.applied(vps) == {"NUMPROC": "5:6", "CPUMASK": "0-1,3"}
+
+
+def test_fork_refusals(tmp_path):
+    """The whole subtree before Linux 6.11, one number since."""
+    assert cgroupread.fork_refusals(str(tmp_path)) is None
+    for path, count in (("", 0), ("ve", 2), ("ve/a", 3), ("ve/b", 0)):
+        (tmp_path / path).mkdir(exist_ok=True)
+        (tmp_path / path / "pids.events").write_text(f"max {count}\n")
+    inode = {name: (tmp_path / name).stat().st_ino for name in ("ve", "ve/a")}
+    assert cgroupread.fork_refusals(str(tmp_path)) == {inode["ve"]: 2, inode["ve/a"]: 3}
+    (tmp_path / "pids.events.local").write_text("max 4\n")
+    assert cgroupread.fork_refusals(str(tmp_path)) == {0: 4}
+
+
+# --- what VPSs share -------------------------------------------------------------------------
+
+
+def cgroup(path, **files):
+    path.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (path / name.replace("_", ".")).write_text(f"{text}\n")
+    return str(path)
+
+
+def test_the_node_has_the_sum(tmp_path):
+    node = cgroup(tmp_path / "vz", cpu_weight=100, memory_low=0)
+    cgroup(tmp_path / "vz/1", cpu_weight=100, memory_low=5)
+    cgroup(tmp_path / "vz/2", cpu_weight=250, memory_low=7)
+    cgroup(tmp_path / "vz/daemon", cpu_weight=999, memory_low=9)
+    cgroupshare.share(node)
+    assert (tmp_path / "vz/cpu.weight").read_text().strip() == "350"
+    assert (tmp_path / "vz/memory.low").read_text().strip() == "12"
+    assert cgroupshare.guaranteed(node, str(tmp_path / "vz/2")) == (5, 0)
+
+
+def test_least_loaded(tmp_path):
+    cgroup(tmp_path / "vz")
+    cgroup(tmp_path / "vz/1", cpuset_cpus="0-1")
+    cgroup(tmp_path / "vz/2", cpuset_cpus="1")
+    mine = cgroup(tmp_path / "vz/3", cpuset_cpus="")
+    assert cgroupshare.least_loaded(mine, 1, [0, 1, 2, 3]) == [2]
+    assert cgroupshare.least_loaded(mine, 3, [0, 1, 2, 3]) == [0, 2, 3]
+    assert cgroupshare.least_loaded(mine, 1, [0, 1]) == [0]
+    cgroup(tmp_path / "vz/3", cpuset_cpus="1")
+    assert cgroupshare.least_loaded(mine, 1, [0, 1, 2, 3]) == [1]  # it has that one already
+
+
+# --- disks -----------------------------------------------------------------------------------
+
+
+def test_disks_under_a_partition_dm_md_and_loop(tmp_path, monkeypatch):
+    """An image on LVM on RAID 1 of partitions of two disks."""
+    sys, devices = tmp_path / "sys", tmp_path / "sys/devices"
+    block = sys / "dev/block"
+    block.mkdir(parents=True)
+
+    def device(path, number, slaves=(), **files):
+        where = devices / path
+        where.mkdir(parents=True)
+        (where / "dev").write_text(f"{number}\n")
+        (block / number).symlink_to(where)
+        for name, text in files.items():
+            (where / name).write_text(f"{text}\n")
+        (where / "slaves").mkdir()
+        for slave in slaves:
+            (where / "slaves" / slave.rpartition("/")[2]).symlink_to(devices / slave)
+        return where
+
+    for disk, number in (("sda", 8), ("sdb", 9)):
+        device(disk, f"{number}:0")
+        device(f"{disk}/{disk}1", f"{number}:1", partition=1)
+    device("md0", "10:0", ["sda/sda1", "sdb/sdb1"])
+    device("dm-0", "11:0", ["md0"])
+    loop = device("loop0", "7:0")
+    (loop / "loop").mkdir()
+    (loop / "loop/backing_file").write_text("/images/root.img\n")
+
+    numbers = {"/in/image": (7, 0), "/images": (11, 0), "/plain": (8, 0), "/part": (9, 1)}
+
+    class Status:
+        def __init__(self, device):
+            self.st_dev = os.makedev(*device)
+
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda p, *a, **k: (
+        Status(numbers[p]) if p in numbers else real(p, *a, **k)
+    ))
+    assert disks.under("/in/image", str(sys)) == ["8:0", "9:0"]
+    assert disks.under("/plain", str(sys)) == ["8:0"]
+    assert disks.under("/part", str(sys)) == ["9:0"]
+    assert disks.under("/nowhere", str(sys)) == []
+
+
+def test_no_disk_under_proc():
+    assert disks.under("/proc") == []
