@@ -19,6 +19,15 @@ def under(path: str, sys: str = "/sys") -> list[str]:
     return sorted(_below_folder(path, sys, _DEPTH))
 
 
+def weighs(disk: str, cgroup2: str, sys: str = "/sys") -> bool:
+    """A weight has an effect on this disk: its scheduler is bfq, or iocost is switched on for it
+    (cgroup-v2.rst, io.weight)."""
+    if "[bfq]" in _text(f"{sys}/dev/block/{disk}/queue/scheduler"):
+        return True
+    lines = _text(f"{cgroup2}/io.cost.qos").split("\n")
+    return any(line.startswith(f"{disk} ") and "enable=1" in line for line in lines)
+
+
 def _below_folder(path: str, sys: str, depth: int) -> set[str]:
     try:
         device = os.stat(path).st_dev

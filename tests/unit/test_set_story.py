@@ -8,6 +8,7 @@ from vzpy import nodesetup
 from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.model import Facts, NodePaths
 from vzpy.node import Node
+from vzpy.story import limits
 from vzpy.vps import VPS
 
 PAGE = 4096
@@ -63,7 +64,8 @@ def make(tmp_path):
     return lambda knobs=KNOBS: Running(node, knobs)
 
 
-def test_limits_are_applied_told_and_saved(make):
+def test_limits_are_applied_told_and_saved(make, monkeypatch):
+    monkeypatch.setattr(limits, "slurp", lambda path: b"Filename\n/dev/sda2\n")
     vps = make()
     assert vps.given(numproc="50:60", ram="16M", swap="32M") == [
         "out UB limits were set successfully",
@@ -84,6 +86,63 @@ def test_limits_are_applied_told_and_saved(make):
     assert vps.given(reset_ub=True, save=False) == ["out UB limits were set successfully"]
     assert vps.knob("cpu.weight") == "200"  # no beancounter
     assert vps.knob("memory.high") == str((16 << 20) * 97 // 100 // PAGE * PAGE)
+
+
+def test_swap_on_a_node_without(make, monkeypatch):
+    """Written, since swap may come; and told."""
+    monkeypatch.setattr(limits, "slurp", lambda path: b"Filename\n")
+    vps = make()
+    told = "err Warning: not applied on this node: swappages (this node has no swap)"
+    assert told in vps.given(ram="16M", swap="32M")
+    assert vps.knob("memory.swap.max") == str(32 << 20)
+    assert told not in vps.given(ram="16M", swap="0")
+
+
+def test_an_error_leaves_what_was_set_before(make):
+    """Also what was set without --save, which N.conf does not know."""
+    vps = make()
+    vps.given(numproc=77, save=False)
+    if not os.listxattr(vps.cgroup):
+        pytest.skip("needs trusted extended attributes")
+    with pytest.raises(VzError):
+        vps.given(numproc=88, ipadd="10.0.0.1", save=False)
+    with pytest.raises(VzError):
+        vps.given(numproc=88, diskspace=5, save=False)
+    assert vps.knob("pids.max") == "77"
+
+
+def test_memory_in_use_is_not_taken(make):
+    vps = make((*KNOBS, "memory.current", "memory.reclaim", "memory.swap.current"))
+    for name, text in (("memory.current", 900 * PAGE), ("memory.swap.current", 0),
+                       ("memory.high", "max"), ("memory.max", 1000 * PAGE)):
+        with open(f"{vps.cgroup}/{name}", "w") as file:
+            file.write(f"{text}\n")
+    before = vps.conf()
+    with pytest.raises(VzError) as err:
+        vps.given(physpages="0:500", numproc=9, save=False)
+    assert err.value.code == Exit.SETUBC
+    assert str(err.value) == (
+        "Error: unable to lower physpages to 500 pages: 900 pages are in use"
+    )
+    assert (vps.conf(), vps.knob("memory.max")) == (before, str(1000 * PAGE))
+    assert vps.knob("memory.high").startswith("max") and not vps.knob("pids.max")
+
+
+@pytest.mark.parametrize(("given", "code", "says"), [
+    ({"cpumask": "8-9"}, Exit.SETFSHD, "Error: nothing of --cpumask is online: the node has 0,1"),
+    ({"iolimit": 5}, Exit.SET_IO, "Error: no I/O limit is possible:  lies on no block device"),
+])
+def test_what_cannot_be_on_this_node(make, given, code, says):
+    vps = make()
+    for name, text in (("cpus", "0-1"), ("mems", "0")):
+        with open(f"{vps.node.paths.run}/cpuset.{name}.effective", "w") as file:
+            file.write(text)
+    before = vps.conf()
+    for save in (True, False):
+        with pytest.raises(VzError) as err:
+            vps.given(**given, cpulimit=50, save=save)
+        assert err.value.code == code and vps.conf() == before and not vps.knob("cpu.max")
+    assert str(err.value) == says
 
 
 def test_a_missing_controller(make):

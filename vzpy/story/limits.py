@@ -18,6 +18,7 @@ from vzpy.events import (
     NotApplied,
     UbSet,
 )
+from vzpy.kernel.proc import memory, slurp
 from vzpy.model import NO_LIMIT, Limits
 from vzpy.params import BY_KEY, UBC, UBC_KEYS
 from vzpy.story import applied
@@ -44,6 +45,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
 }
 _HERE = ("numproc", "physpages", "swappages", "vmguarpages", "oomguarpages")
 _CPUSET, _IO = ("CPUS", "CPUMASK", "NODEMASK"), ("IOLIMIT", "IOPSLIMIT")
+_NO_SWAP = "swappages (this node has no swap)"
 
 # By cgroup: what held before the last change by this process, for its undo to go back to.
 _before: dict[str, Applied] = {}
@@ -65,10 +67,13 @@ def before_birth(vps: VPS, cgroup: str, report: Report) -> list[str]:
                 refused += place(asked, cgroup, vps.private, keys)()
             except VzError:  # a configuration of another machine is no reason not to start
                 refused += [key.lower() for key in asks]
+    refused += _without_effect(asked, vps.private, keys)
     refused += _apply_others(asked, cgroup, keys)
     cgroupshare.share(os.path.dirname(cgroup))
     asked.write(cgroup)
     _tell(asked, [key for key in keys if key.lower() not in refused], report, birth=True)
+    if "swappages" not in refused and _lacks_swap(limits):
+        refused.append(_NO_SWAP)
     return refused
 
 
@@ -88,6 +93,8 @@ def live(change: Change, report: Report) -> list[str]:
     done = [key for key in keys if key.lower() not in refused]
     if any(BY_KEY[key].room == UBC for key in done):
         report(UbSet())
+    if "SWAPPAGES" in done and _lacks_swap(ubc.limits(asked)):
+        report(NotApplied(what=_NO_SWAP))
     _tell(asked, done, report)
     return refused
 
@@ -108,6 +115,7 @@ def _change(facts: Facts, asked: Applied, keys: tuple[str, ...]) -> list[str]:
     refused = ubc.explain(cgroups.limit(cgroup, wanted), wanted)
     for write in writes:
         refused += write()
+    refused += _without_effect(asked, facts.private, keys)
     refused += _apply_others(asked, cgroup, keys)
     cgroupshare.share(os.path.dirname(cgroup))
     return refused
@@ -157,8 +165,6 @@ def _admit(limits: Limits, cgroup: str) -> None:
     low, least = limits.memory_low or 0, limits.memory_min or 0
     if not low and not least:
         return
-    from vzpy.kernel.proc import memory
-
     ram, swap = memory()
     others_low, others_least = cgroupshare.guaranteed(os.path.dirname(cgroup), cgroup)
     for name, asked, others, room in (
@@ -182,6 +188,11 @@ def _make_room(cgroup: str, wanted: Limits) -> None:
         raise _in_use("swappages", swap, used)
     if used := cgroups.lower_memory(cgroup, wanted):
         raise _in_use("physpages", wanted.memory_max or 0, used)
+
+
+def _lacks_swap(limits: Limits) -> bool:
+    """Swap is allowed, and the node has none: /proc/swaps is but its head line."""
+    return limits.swap_max not in (0, NO_LIMIT) and slurp("/proc/swaps").count(b"\n") < 2
 
 
 def _in_use(name: str, asked: int, used: int) -> VzError:
@@ -262,6 +273,16 @@ def _throttle(asked: Applied, cgroup: str, private: str, keys: Sequence[str]) ->
         return []
 
     return write
+
+
+def _without_effect(asked: Applied, private: str, keys: Sequence[str]) -> list[str]:
+    """An ioprio that no scheduler of the disks looks at."""
+    if "IOPRIO" not in keys or asked.value("IOPRIO") in (None, ubc.DEFAULT_IOPRIO):
+        return []
+    from vzpy import disks
+
+    top = cgroups.mountpoint()
+    return [] if any(disks.weighs(disk, top) for disk in disks.under(private)) else ["ioprio"]
 
 
 # --- other means -----------------------------------------------------------------------------
