@@ -27,7 +27,8 @@ class Action:
     needs_conf  without N.conf it is refused with 14
     bad_option  exit code of an option that getopt does not know
     missing     what is said (20) when there are no words after the CTID
-    sister      the action whose options are known here too, but not applicable"""
+    sister      the action whose options are known here too, but not applicable
+    of_users    the second word names a user or a cgroup, not a VPS"""
 
     name: str
     synopsis: str
@@ -40,6 +41,7 @@ class Action:
     bad_option: int = VALUE
     missing: str = ""
     sister: str = ""
+    of_users: bool = False
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -105,6 +107,16 @@ ACTIONS = (
         "change parameters",
         "set",
         needs_conf=False,
+    ),
+    Action(
+        "ubset",
+        "[--PARAMETER VALUE]...",
+        "limit a login user as a VPS is; user:NAME, user-UID.slice or the path of a cgroup stands in"
+        " place of the CTID",
+        "ubset",
+        locks=False,
+        needs_conf=False,
+        of_users=True,
     ),
     Action(
         "exec",

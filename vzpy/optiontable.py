@@ -5,7 +5,7 @@ parameter, or change one in a way of their own."""
 
 from __future__ import annotations
 
-from vzpy.params import PARAMS, Option
+from vzpy.params import PARAMS, UBC_KEYS, Option
 
 _PARAM_OPTIONS = {
     param.option: Option(param.option, param.cli or param.kind, param.help, (), param.short,
@@ -49,6 +49,10 @@ SET = (
            aliases=("offline",)),
 )
 
+# Of a login user: what is a matter of its cgroup alone.
+_OF_USERS = (*UBC_KEYS, "CPUUNITS", "CPULIMIT", "IOPRIO")
+UBSET = tuple(option for option in SET if option.key in _OF_USERS)
+
 CREATE = (
     Option("ostemplate", "filename", "name of the OS template", key="OSTEMPLATE"),
     Option("config", "filename", "sample configuration", key="ORIGIN_SAMPLE"),
@@ -86,6 +90,7 @@ _SKIP_CONFIG = Option("skip-config", help="leave the configuration file alone")
 # Action -> its options.
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "set": SET,
+    "ubset": UBSET,
     "create": CREATE,
     "start": START,
     "stop": STOP,

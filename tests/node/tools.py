@@ -116,6 +116,13 @@ def _project_quota() -> str:
         os.close(fd)
 
 
+def _zram() -> str:
+    """Swap is the whole machine's: only of the virtual one, and only in memory."""
+    if os.environ.get("VZ_TEST_VM") != "1":
+        return "this machine's swap is not the tests' to change"
+    return "" if os.path.exists("/sys/block/zram0") else "no zram"
+
+
 def _program(name: str):
     return lambda: "" if shutil.which(name) else "not installed"
 
@@ -171,7 +178,10 @@ ABILITIES = {
     "pids controller": _controller("pids"),
     "memory controller": _controller("memory"),
     "cpu controller": _controller("cpu"),
+    "cpuset controller": _controller("cpuset"),
+    "io controller": _controller("io"),
     "CAP_SYS_RESOURCE": _sys_resource,
+    "zram swap": _zram,
     "BPF programs": _bpf,
     "tun": _tun,
     "empty disk": lambda: "" if empty_disk() else "none given (VZ_TEST_DISKS)",
@@ -378,6 +388,20 @@ def private_mounts() -> None:
     process.unshare(process.CLONE_NEWNS)
     m.mount("none", "/", "none", m.MS_REC | m.MS_PRIVATE)
     m.mount("none", "/", "none", m.MS_REC | m.MS_SHARED)
+
+
+@contextmanager
+def zram_swap(mib: int):
+    """Swap in compressed memory, for as long as the context lasts."""
+    Path("/sys/block/zram0/reset").write_text("1")
+    Path("/sys/block/zram0/disksize").write_text(f"{mib}M")
+    for command in (["mkswap", "/dev/zram0"], ["swapon", "-p", "100", "/dev/zram0"]):
+        subprocess.run(command, check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["swapoff", "/dev/zram0"], check=True)
+        Path("/sys/block/zram0/reset").write_text("1")
 
 
 def remove_tree(path: str) -> None:

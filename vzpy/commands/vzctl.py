@@ -86,7 +86,7 @@ def _main(argv: list[str], out: Output) -> int:
         raise UsageError(f"Bad command: {words[0]}")
     if len(words) < 2:
         raise VzError("CT ID missing", Exit.INVALID_PARAMETER_VALUE)
-    ctid = names.resolve(NodePaths.of(), words[1])
+    ctid = 0 if action.of_users else names.resolve(NodePaths.of(), words[1])
     node = Node(skiplock=skiplock)
 
     given: Given = {}
@@ -94,12 +94,12 @@ def _main(argv: list[str], out: Output) -> int:
         from vzpy import options
 
         given = options.parse(action, words[2:], out.report)
-        words = words[:2]
+        words = words[:2] + words[1:2] * action.of_users
     elif action.rest == actions.NOTHING and words[2:]:
         raise UsageError(f"Invalid options: {' '.join(words[2:])} ")
     elif action.missing and not words[2:]:
         raise UsageError(action.missing)
-    if ctid == 0 and action.name != "set":
+    if ctid == 0 and action.name != "set" and not action.of_users:
         raise VzError("Only set actions are allowed for CT0", Exit.INVALID_PARAMETER_VALUE)
 
     # From here on messages are vzctl's own: --quiet, --verbose and the log file hold.
@@ -113,7 +113,7 @@ def _main(argv: list[str], out: Output) -> int:
     if action.needs_conf and not own.exists:
         raise NoSuchVPS
     name = own.raw("NAME")
-    if not words[1].isdigit() and name and name != words[1]:
+    if not words[1].isdigit() and name and name != words[1] and not action.of_users:
         raise VzError(
             f"Unable to find container by name {words[1]}", Exit.INVALID_PARAMETER_VALUE
         )
