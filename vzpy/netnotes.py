@@ -1,6 +1,7 @@
 """What of the host a VPS's network uses, noted in RUN/N/net before it is made: whoever finds the
 VPS gone takes back those, and nothing that today's N.conf says. One line each, blanks between:
 
+    address 192.0.2.7/24       the VPS has it, whatever N.conf says: `set` without --save
     proxy 192.0.2.7 eth0       the host answers for the address on that device
     link veth101.0             a network device that goes when the VPS goes
     device eth5                a network device of the host that has moved in, by its name there"""
@@ -13,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PROXY, LINK, DEVICE = "proxy", "link", "device"
+ADDRESS, PROXY, LINK, DEVICE = "address", "proxy", "link", "device"
 NAME = "net"
 
 

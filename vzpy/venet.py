@@ -46,6 +46,11 @@ class Address:
     def __str__(self) -> str:
         return rtnetlink.text(self.packed)
 
+    @property
+    def masked(self) -> str:
+        """With its prefix."""
+        return f"{self}/{self.prefix}"
+
 
 def host_end(node: str, ctid: int) -> str:
     """The name of the host's end: venet101; on nodes beside the default one something short that
@@ -97,22 +102,28 @@ class Ends:
         return link
 
     def add(
-        self, link: Link, addresses: Sequence[Address], source: dict[int, bytes], force: bool
+        self,
+        link: Link,
+        addresses: Sequence[Address],
+        source: dict[int, bytes],
+        replace: Sequence[Address] = (),
     ) -> None:
         """Give addresses: a route here, then inside.
 
         source  the host's own address in these routes, by length; where there is none the kernel
                 chooses
-        force   in place of a route that is there
+        replace those that may have a route already, which is replaced
         Raises OSError: EEXIST where there is a route to one already, so another VPS's."""
         routes = [
-            rtnetlink.route_add(link.index, a.packed, source.get(len(a.packed), b""), force)
+            rtnetlink.route_add(
+                link.index, a.packed, source.get(len(a.packed), b""), a in replace
+            )
             for a in addresses
         ]
         try:
             self.host.send(routes)
         except OSError:
-            self._unroute(link, addresses)
+            self._unroute(link, [a for a in addresses if a not in replace])
             raise
         self.guest.send([
             rtnetlink.addr_add(link.peer, a.packed, a.prefix) for a in addresses
@@ -165,7 +176,7 @@ class Neighbourhood:
     """What of the host's devices matters to the addresses of VPSs.
 
     own         the host's addresses
-    broadcasts  broadcast addresses of its networks
+    broadcasts  first and last address of its IPv4 networks
     devices     address lengths -> devices with such an address
     macs        hardware addresses of those"""
 
@@ -187,7 +198,7 @@ class Neighbourhood:
                 devices[len(a.address)].append(link)
         return cls(
             own={a.address: a.index for a in assigned},
-            broadcasts=frozenset(a.broadcast for a in assigned if a.broadcast),
+            broadcasts=frozenset(b for a in assigned for b in _broadcasts(a.address, a.prefix)),
             devices=devices,
         )
 
@@ -198,6 +209,14 @@ class Neighbourhood:
     def source6(self, link: Link) -> bytes:
         """An IPv6 address of a device, b"" without one."""
         return next((a for a, i in self.own.items() if i == link.index and len(a) == 16), b"")
+
+
+def _broadcasts(address: bytes, prefix: int) -> list[bytes]:
+    """Networks of one or two machines, and those of IPv6, have none (RFC 3021)."""
+    if len(address) != 4 or prefix > 30:
+        return []
+    number, hosts = int.from_bytes(address, "big"), (1 << 32 - prefix) - 1
+    return [(number & ~hosts).to_bytes(4, "big"), (number | hosts).to_bytes(4, "big")]
 
 
 def is_neighbour_device(link: Link) -> bool:

@@ -169,6 +169,8 @@ def address(text: str) -> str:
     """`ADDR[/prefix]`; a dotted IPv4 mask is turned into its prefix."""
     host, slash, mask = text.partition("/")
     host = ip_address(host)
+    if not is_unicast(host):
+        raise Invalid
     if not slash:
         return host
     if "." in mask and ":" not in host:
@@ -177,6 +179,22 @@ def address(text: str) -> str:
             raise Invalid
         return f"{host}/{bits.count('1')}"
     return f"{host}/{within(0, 128 if ':' in host else 32)(mask)}"
+
+
+def is_unicast(host: str) -> bool:
+    """A canonical address that one machine can have and a router pass on: not "this network",
+    loopback, link-local, multicast, reserved, nor an IPv4 address in IPv6 clothes."""
+    from _socket import AF_INET, AF_INET6, inet_pton
+
+    if ":" not in host:
+        first, second = inet_pton(AF_INET, host)[:2]
+        return 0 < first < 224 and first != 127 and (first, second) != (169, 254)
+    packed = inet_pton(AF_INET6, host)
+    local = packed[0] == 0xFE and packed[1] & 0x80  # fe80::/10 and the old fec0::/10
+    return packed[0] != 0xFF and not local and packed[:12] not in (bytes(12), _MAPPED)
+
+
+_MAPPED = bytes(10) + b"\xff\xff"
 
 
 def addresses(text: str) -> list[str]:
@@ -305,6 +323,19 @@ def devices(text: str) -> list[str]:
             raise Invalid
         minor = parts[2] if parts[2] == "all" else str(within(0, 1048575)(parts[2]))
         found.append(f"{parts[0]}:{major}:{minor}:{_permission(parts[3])}")
+    return found
+
+
+def rate(text: str) -> list[str]:
+    """`device:class:kbit` each; `*` stands for any device."""
+    found = []
+    for word in line(text).split():
+        device, _, rest = word.partition(":")
+        kind, _, kbit = rest.partition(":")
+        if device != "*":
+            ifname(device)
+        within(0, 15)(kind)
+        found.append(f"{device}:{kind}:{within(0, 2**31 - 1)(kbit)}")
     return found
 
 

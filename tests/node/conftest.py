@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from wire import Net
+from wire import Lan, Net
 
 import tools
 from vzpy import cgroups, config, ids, nodesetup, template
@@ -174,6 +174,15 @@ def make_node(leaks, bed):
 @pytest.fixture
 def node(make_node):
     return make_node()
+
+
+@pytest.fixture
+def lan(leaks):
+    """The node is on an Ethernet with a neighbour (wire.py); to be asked for before `node`."""
+    made = Lan()
+    with made.node:
+        yield made
+    made.close()
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE = 8, 1
 _RTEXT_FILTER_SKIP_STATS = 8
 
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 4, 8
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD, _IFA_F_NOPREFIXROUTE = 0x02, 0x200
 
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PREFSRC = 1, 4, 5, 7
@@ -153,11 +153,11 @@ def links(sock: Socket) -> list[Link]:
 
 @record
 class Assigned:
-    """An address of a network device; broadcast b"" without one."""
+    """An address of a network device."""
 
     index: int
     address: bytes
-    broadcast: bytes
+    prefix: int
 
 
 _ifaddr = struct.Struct("=BBBBI")  # struct ifaddrmsg
@@ -187,20 +187,20 @@ def addresses(sock: Socket) -> list[Assigned]:
     request = Request(_RTM_GETADDR, NLM_F_DUMP, _ifaddr.pack(0, 0, 0, 0, 0), "addr show")
     for kind, body in sock.ask(request):
         if kind == _RTM_NEWADDR:
-            index = _ifaddr.unpack_from(body)[4]
+            _, prefix, _, _, index = _ifaddr.unpack_from(body)
             given = attributes(body, _ifaddr.size)
             address = given.get(_IFA_LOCAL) or given.get(_IFA_ADDRESS, b"")
-            found.append(Assigned(index, address, given.get(_IFA_BROADCAST, b"")))
+            found.append(Assigned(index, address, prefix))
     return found
 
 
 # Routes
 
 
-def route_add(index: int, address: bytes, source: bytes = b"", force: bool = False) -> Request:
+def route_add(index: int, address: bytes, source: bytes = b"", replace: bool = False) -> Request:
     """To one address, of which there must be no other route (EEXIST), or in its place."""
     body = _route(index, address) + (attr(_RTA_PREFSRC, source) if source else b"")
-    flags = NLM_F_CREATE | (NLM_F_REPLACE if force else NLM_F_EXCL)
+    flags = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
     return Request(_RTM_NEWROUTE, flags, body, f"route add {text(address)}")
 
 

@@ -91,12 +91,10 @@ def _addresses(config: Config, report: Report) -> list[Address]:
 
 
 def _readdress(change: Change, report: Report) -> None:
-    """What is gone of IP_ADDRESS is taken away, what is new is given, the rest is not touched."""
+    """Take away what is to go, give what is new; the rest is not touched."""
     vps = change.vps
-    before, after = _addresses(change.before, report), _addresses(change.after, report)
-    gone = [a for a in before if a not in after]
-    new = [a for a in after if a not in before]
     with _ends(vps, change.facts) as ends:
+        gone, new = _difference(change, ends, report)
         if gone:
             event = DeletingAllIp if "all" in change.given.get("ipdel", ()) else DeletingIp
             report(event(addresses=" ".join(map(str, gone))))
@@ -107,11 +105,38 @@ def _readdress(change: Change, report: Report) -> None:
             giving = _Giving(vps, ends, report, "skip_arpdetect" in change.given)
             try:
                 giving.give(new)
-            except VzError:
-                _take(vps, ends, new)
+            except BaseException:
+                _take(vps, ends, [a for a in new if a not in giving.had])
                 if gone:
-                    giving.quietly(gone)
+                    giving.carry_out(gone)
                 raise
+
+
+def _difference(
+    change: Change, ends: Ends, report: Report
+) -> tuple[list[Address], list[Address]]:
+    """The addresses to take away and those to give.
+
+    By the options, since what a `set` without --save gave is in no file; by the files when a
+    change is taken back. All of them when there is no device: the VPS may remove it."""
+    before, after = _addresses(change.before, silent), _addresses(change.after, report)
+    has = _given(change.vps)
+    if not change.given:
+        return [a for a in before if a not in after], [a for a in after if a not in before]
+    ipdel = change.given.get("ipdel", ())
+    asked = {Address.of(text).packed for text in change.given.get("ipadd", ())}
+    add = [a for a in after if a.packed in asked]
+    gone = [a for a in has if "all" in ipdel or str(a) in {d.partition("/")[0] for d in ipdel}]
+    gone += [a for a in has if a.packed in asked and a not in add and a not in gone]
+    if ends.link is None:
+        add += [a for a in has if a not in gone and a not in add]
+    return gone, add
+
+
+def _given(vps: VPS) -> list[Address]:
+    """The addresses that a running VPS has."""
+    notes = netnotes.read(state.directory(vps.node.paths, vps.ctid))
+    return [Address.of(note[1]) for note in notes if note[0] == netnotes.ADDRESS]
 
 
 def _take(vps: VPS, ends: Ends, addresses: Sequence[Address]) -> None:
@@ -127,7 +152,7 @@ def _take(vps: VPS, ends: Ends, addresses: Sequence[Address]) -> None:
             antispoof.forbid(ends.host, link.index, [a.packed for a in addresses])
     except OSError as err:
         raise VzError.of("Unable to delete IP", err, Exit.CANT_ADDIP) from err
-    netnotes.remove(directory, notes)
+    netnotes.remove(directory, [*notes, *((netnotes.ADDRESS, a.masked) for a in addresses)])
 
 
 class _Giving:
@@ -138,6 +163,7 @@ class _Giving:
         self.vps, self.ends, self.report = vps, ends, report
         self.config = vps.node.config
         self.directory = state.directory(vps.node.paths, vps.ctid)
+        self.had = _given(vps)
         self.around = Neighbourhood.look(ends.host)
         self.ask = not skip_arpdetect and self.config.raw("SKIP_ARPDETECT") != "yes"
 
@@ -145,23 +171,20 @@ class _Giving:
         """Raises VzError 34, 71, 78."""
         for address in addresses:
             self._check(address)
+        at = self._devices(addresses)
         try:
-            at = self._devices(addresses)
-            probe = dad.Probe(at, self.around.macs) if self.ask else None
+            probe = dad.Probe(at if self.ask else {}, self.around.macs)
+            try:
+                self.carry_out(addresses)
+                fault("net-probe")
+                self._judge(probe.owners())
+            finally:
+                probe.close()
         except OSError as err:
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
-        try:
-            self._carry_out(addresses, at)
-            if probe:
-                self._hear(probe)
-        finally:
-            if probe:
-                probe.close()
-        self._announce(at)
-
-    def quietly(self, addresses: Sequence[Address]) -> None:
-        """Give back what the VPS had before."""
-        self._carry_out(addresses, self._devices(addresses))
+        for link in {link.index: link for links in at.values() for link in links}.values():
+            here = [address for address, links in at.items() if link in links]
+            dad.announce(here, link, self.around.source6(link))
 
     def _check(self, address: Address) -> None:
         if address.packed in self.around.own:
@@ -183,23 +206,30 @@ class _Giving:
                 hint=f"Correct it in {self.vps.node.paths.etc}/vz.conf.",
             ) from err
 
-    def _carry_out(self, addresses: Sequence[Address], at: dict[bytes, list[Link]]) -> None:
-        ends = self.ends
-        packed = [address.packed for address in addresses]
+    def carry_out(self, addresses: Sequence[Address]) -> None:
+        """Note, let pass, route, give inside, answer for. Raises VzError 34, 78."""
+        ends, at = self.ends, self._devices(addresses)
         fault("net-note")
-        netnotes.add(self.directory, [(netnotes.LINK, ends.name), *(
-            (netnotes.PROXY, rtnetlink.text(a), link.name) for a in at for link in at[a]
-        )])
+        netnotes.add(self.directory, [
+            (netnotes.LINK, ends.name),
+            *((netnotes.ADDRESS, a.masked) for a in addresses),
+        ])
         try:
             fault("net-venet")
             link = ends.link
             if link:
-                antispoof.allow(ends.host, link.index, packed)
+                # Perhaps half there, of a command that was killed.
+                ends.remove(link, [a for a in addresses if a not in self.had])
+                antispoof.allow(ends.host, link.index, [a.packed for a in addresses])
             else:
                 link = ends.make(addresses)
             fault("net-address")
-            force = self.config.raw("FORCE_ROUTE") == "yes"
-            ends.add(link, addresses, self._source(), force)
+            replace = addresses if self.config.raw("FORCE_ROUTE") == "yes" else self.had
+            ends.add(link, addresses, self._source(), replace)
+            # Only now: an address that another VPS has is answered for on its behalf.
+            netnotes.add(self.directory, [
+                (netnotes.PROXY, rtnetlink.text(a), link.name) for a in at for link in at[a]
+            ])
             fault("net-answer")
             venet.answer_for(ends.host, at)
         except OSError as err:
@@ -215,24 +245,18 @@ class _Giving:
         if link is None:
             return {}
         mine = [a for a, index in self.around.own.items() if index == link.index]
-        return {len(a): a for a in reversed(mine) if a[:2] != b"\xfe\x80"}
+        return {len(a): a for a in reversed(mine) if a[:2] != b"\xfe\x80" and a[0] != 127}
 
-    def _hear(self, probe: dad.Probe) -> None:
-        fault("net-probe")
-        fatal = self.config.raw("ERROR_ON_ARPFAIL") == "yes"
-        for owner in probe.owners():
+    def _judge(self, owners: Sequence[dad.Owner]) -> None:
+        """Tell of others who have an address; ERROR_ON_ARPFAIL makes it an error."""
+        for owner in owners:
             text = (
                 f"{rtnetlink.text(owner.address)} is detected on another computer:"
                 f" {owner.mac.hex(':')} on {owner.device}"
             )
-            if fatal:
+            if self.config.raw("ERROR_ON_ARPFAIL") == "yes":
                 raise VzError(f"vps-net_add ERROR: {text}", Exit.CANT_ADDIP)
             self.report(Warned(text=f"vps-net_add WARNING: {text}"))
-
-    def _announce(self, at: dict[bytes, list[Link]]) -> None:
-        for link in {link.index: link for links in at.values() for link in links}.values():
-            here = [address for address, links in at.items() if link in links]
-            dad.announce(here, link, self.around.source6(link))
 
 
 def _in_use(address: str) -> VzError:
