@@ -197,6 +197,10 @@ def prepared(
     talk.ours.send(MAPPED)
     if networked:
         net.wire(vps, facts, report, undo)
+        if vps.config.value("RATE"):
+            from vzpy.story import shape
+
+            shape.wire(vps)
     if facts.netfilter == "stateless":
         from vzpy.story import stateless
 
