@@ -26,13 +26,15 @@ ROOMS = {
     "ubc": {"ubc", "ubcproc"},
     "cgroups": {"cgroups", "cgroupread", "cgroupshare"},
     "dist": {"dist", "dns"},
+    "backup": {"backup", "tarout"},
+    "rootfs": {"rootfs", "overlay"},
     "snapshots": {"snapshots", "layers", "statecopy"},
     "syscalls": {"syscalls", "netfilter", "squeeze"},
     "config": {"config", "values", "amounts", "words", "options", "edits", "names"},
-    "network": {"venet", "antispoof", "dad", "netnotes", "veth", "netdevs"},
+    "network": {"venet", "antispoof", "dad", "netnotes", "shaping", "veth", "netdevs"},
     "quota": {"quota", "quotabusy", "quotafile", "quotaid", "quotatext", "projects"},
     "template": {"template", "caches", "recipe", "busybox", "mmdebstrap", "aptsources", "treecheck",
-                 "unpack", "untar", "vztmp"},
+                 "unpack", "untar", "tarpeek", "vztmp"},
 }
 FLOOR_3 = {"sync", "child", "story", "identity", "vps", "node", "eventd", "nodesetup", "doctor",
            "listing", "columns", "veproc", "storage"}

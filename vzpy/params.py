@@ -10,7 +10,7 @@ from vzpy.record import record
 
 # Rooms: who applies a parameter to a running VPS. CORE: nobody, it only lies in the file.
 CORE, NAME, UBC, CPU, IO = "core", "name", "ubc", "cpu", "io"
-NET, NETDEV, VETH, GUEST, DEV = "net", "netdev", "veth", "guest", "dev"
+NET, NETDEV, VETH, GUEST, DEV, SHAPE = "net", "netdev", "veth", "guest", "dev", "shape"
 PCI, DISK, FILTER, CAPS, FS = "pci", "disk", "filter", "caps", "fs"
 
 # What `set` without --save says of a room's parameter when the VPS is not running (code 31).
@@ -21,6 +21,7 @@ NOT_RUNNING = {
     NETDEV: "Unable to setup network devices: container is not running",
     DEV: "Unable to apply devperm: container is not running",
     PCI: "Unable to configure PCI devices: container is not running",
+    SHAPE: "Unable to apply network parameters: container is not running",
     VETH: "Unable to create veth: container is not running",
     IO: "Container is not running",
     GUEST: "Unable to configure container: not running",
@@ -185,6 +186,7 @@ PARAMS: tuple[Param, ...] = (
           cli="iolimit-mb", column=Column("iolimit", "IOLIMIT", "%10d", "number")),
     Param("IOPSLIMIT", "iopslimit", IO, "iopslimit", "disk operations a second; 0: none", "0",
           column=Column("iopslimit", "IOPS", "%4d", "number")),
+    Param("RATE", "rate", SHAPE, "rate", "bandwidth, DEVICE:CLASS:KBIT_A_SECOND; 0: none"),
     Param("BOOTORDER", "number", CORE, "bootorder", "larger starts earlier at boot",
           column=Column("bootorder", "BOOTORDER", "%10d", "number")),
     Param("STOP_TIMEOUT", "number", CORE, "stop-timeout", "seconds to wait for a stop; 0: 120",

@@ -83,6 +83,7 @@ KINDS: dict[str, Kind] = {
     "devices": Kind(words.devices, " ".join, "list"),
     "devnodes": Kind(words.devnodes, " ".join, "list"),
     "devnodes-here": Kind(words.devnodes_here, " ".join, "list"),
+    "rate": Kind(words.rate, " ".join, "list"),
     "pci": Kind(words.pci, " ".join, "list"),
 }
 

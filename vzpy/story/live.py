@@ -20,6 +20,7 @@ from vzpy.params import (
     NET,
     NETDEV,
     PCI,
+    SHAPE,
     UBC,
     VETH,
 )
@@ -41,6 +42,7 @@ ROOMS = {
     "limits": (UBC, CPU, IO),
     "devices": (DEV,),
     "net": (NET, VETH, NETDEV),
+    "shape": (SHAPE,),
     "guest": (GUEST,),
     "disk": (DISK,),
 }

@@ -67,6 +67,10 @@ def live(change: Change, report: Report) -> list[str]:
     """See story/live.py. Raises VzError 34, 71, 78."""
     if "IP_ADDRESS" in change.keys:
         _readdress(change, report)
+        if rates := change.after.value("RATE"):  # the device may be a new one
+            from vzpy.story import shape
+
+            shape.apply(change.vps.node.paths, change.vps.ctid, rates)
     return []
 
 
