@@ -45,6 +45,7 @@ class Birth:
     kind: str  # of init, for the facts
     pty: bool
     nodes: tuple[str, ...] = ()  # devices to bind into /dev
+    rlimits: tuple[tuple[int, int], ...] = ()  # of the user namespace and of init
     notify: bool = False  # somebody listens for init's word that it has booted
     handover: bytes = b""  # filter of the calls that vzeventd answers
 
@@ -63,7 +64,10 @@ def launch(birth: Birth, handed: Handed) -> int:
     """Clone the first task of a VPS (see ns.launch); the rest is said through `sync`."""
     channel = Channel(_dup(handed.sync))
     entry = ns.Entry(
-        keep=(channel.fileno(), handed.root, *handed.below), cgroup=handed.cgroup, owner=birth.ids
+        keep=(channel.fileno(), handed.root, *handed.below),
+        cgroup=handed.cgroup,
+        owner=birth.ids,
+        rlimits=birth.rlimits,
     )
     try:
         return ns.launch(

@@ -16,6 +16,7 @@ import time
 
 from vzpy.errors import VzError
 from vzpy.kernel import process as p
+from vzpy.kernel.proc import slurp
 from vzpy.model import IdRange
 from vzpy.record import record
 
@@ -44,12 +45,14 @@ class Entry:
     keep    descriptors the task still needs; everything else above 2 is closed
     cgroup  descriptor of the cgroup v2 directory the task is born into
     owner   range whose base owns the new user namespace; None when entering an existing one
-    pidfd   of the init whose pid namespace is entered; -1 when making new ones"""
+    pidfd   of the init whose pid namespace is entered; -1 when making new ones
+    rlimits (resource, value) instead of the defaults, soft and hard"""
 
     keep: tuple[int, ...]
     cgroup: int
     owner: IdRange | None = None
     pidfd: int = -1
+    rlimits: tuple[tuple[int, int], ...] = ()
 
 
 def launch(entry: Entry, tell: Callable[[int], None], task: Callable[[], None]) -> int:
@@ -77,7 +80,7 @@ def _launch(
     """Undisturbed by signals, since we are half somewhere else meanwhile."""
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
-        new = _own(entry.owner, flags, entry.cgroup) if entry.owner else _enter(entry, flags)
+        new = _own(entry, entry.owner, flags) if entry.owner else _enter(entry, flags)
     except OSError as err:
         new = -(err.errno or 1)
     if not new:
@@ -93,7 +96,7 @@ def _begin(entry: Entry, tell: Callable[[int], None], task: Callable[[], None]) 
         p.prctl(p.PR_SET_DUMPABLE, 0)
         p.close_all_but([*entry.keep, entry.pidfd])
         if not entry.owner:
-            as_by_default(0)
+            as_by_default(0, entry.rlimits)
         task()
     except OSError as err:
         tell(-(err.errno or 1))
@@ -131,38 +134,48 @@ def _enter(entry: Entry, flags: int) -> int:
         os.close(home)
 
 
-def _own(owner: IdRange, flags: int, cgroup: int) -> int:
+def _own(entry: Entry, owner: IdRange, flags: int) -> int:
     """clone3 into new namespaces: 0 in the new task.
 
     The owner of a user namespace has its own count of processes, signals and inotify watches: one
     euid a VPS. Without the securebit the change of euid drops the capabilities that
-    CLONE_INTO_CGROUP asks for. While we are the owner we may set the limits of the task too."""
+    CLONE_INTO_CGROUP asks for. While we are the owner we may set the limits of the task too; those
+    that bound the whole user namespace are ours at that moment, our soft ones."""
     groups, uid, gid = os.getgroups(), os.geteuid(), os.getegid()
     bits, dumpable = p.prctl(p.PR_GET_SECUREBITS), p.prctl(p.PR_GET_DUMPABLE)
     p.prctl(p.PR_SET_SECUREBITS, bits | p.SECBIT_NO_SETUID_FIXUP)
+    ours = [(which, resource.getrlimit(which)) for which, _ in entry.rlimits]
     new = -1
     try:
+        for (which, value), (_, (_, hard)) in zip(entry.rlimits, ours):
+            _set_rlimit(0, which, value, hard if hard == _INFINITY else max(value, hard))
         os.setgroups([])
         os.setresgid(-1, owner.base, -1)
         os.setresuid(-1, owner.base, -1)
-        new = p.clone3(flags | SEVEN | p.CLONE_INTO_CGROUP, cgroup=cgroup)
+        new = p.clone3(flags | SEVEN | p.CLONE_INTO_CGROUP, cgroup=entry.cgroup)
         if new:
-            as_by_default(new)
+            as_by_default(new, entry.rlimits)
         return new
     finally:
         if new:
             os.setresuid(-1, uid, -1)
             os.setresgid(-1, gid, -1)
             os.setgroups(groups)
+            for which, pair in ours:
+                resource.setrlimit(which, pair)
             p.prctl(p.PR_SET_SECUREBITS, bits)
             if dumpable == 1:
                 p.prctl(p.PR_SET_DUMPABLE, 1)
 
 
-def as_by_default(pid: int) -> None:
+def as_by_default(pid: int, rlimits: tuple[tuple[int, int], ...]) -> None:
     """Limits, niceness, scheduler and OOM score of a kernel's first process (G22), for a task (0:
-    our own) as far as the host's rights go: CAP_SYS_RESOURCE and CAP_SYS_NICE."""
-    for reset in (_rlimits, _plain_scheduler, _nice_0, _oom_score_0):
+    our own) as far as the host's rights go: CAP_SYS_RESOURCE and CAP_SYS_NICE.
+
+    rlimits  (resource, value) instead of the defaults"""
+    for limit, soft, hard in (*_RLIMITS, *((which, value, value) for which, value in rlimits)):
+        _set_rlimit(pid, limit, soft, hard)
+    for reset in (_plain_scheduler, _nice_0, _oom_score_0):
         try:
             reset(pid)
         except OSError:
@@ -170,6 +183,7 @@ def as_by_default(pid: int) -> None:
 
 
 _INFINITY = resource.RLIM_INFINITY
+MEMLOCK, SIGPENDING = resource.RLIMIT_MEMLOCK, resource.RLIMIT_SIGPENDING
 _RLIMITS = (
     # limit, soft, hard
     (resource.RLIMIT_NOFILE, 1024, 524288),
@@ -187,14 +201,27 @@ _RLIMITS = (
 )
 
 
-def _rlimits(pid: int) -> None:
-    for limit, soft, hard in _RLIMITS:
-        try:
-            resource.prlimit(pid, limit, (soft, hard))
-        except (ValueError, OSError):
-            now = resource.prlimit(pid, limit)[1]
-            at_most = soft if 0 <= soft <= now or now == _INFINITY else now
-            resource.prlimit(pid, limit, (at_most, now))
+def _set_rlimit(pid: int, limit: int, soft: int, hard: int) -> None:
+    """As near to it as a hard limit allows that we have no right to raise."""
+    try:
+        resource.prlimit(pid, limit, (soft, hard))
+    except (ValueError, OSError):
+        now = resource.prlimit(pid, limit)[1]
+        at_most = soft if 0 <= soft <= now or now == _INFINITY else now
+        resource.prlimit(pid, limit, (at_most, now))
+
+
+def bounds_of(pid: int) -> tuple[tuple[int, int], ...]:
+    """The rlimits of a VPS's init that may be a VPS's own, for what is executed beside it.
+
+    Read from /proc, since prlimit(2) asks for CAP_SYS_RESOURCE. Raises OSError."""
+    text = slurp(f"/proc/{pid}/limits").decode()
+    rows = (line for line in text.split("\n") if line.startswith(("Max locked", "Max pending")))
+    hard = {row[4]: row[26:].split()[1] for row in rows}
+    return tuple(
+        (which, _INFINITY if hard[letter] == "unlimited" else int(hard[letter]))
+        for which, letter in ((MEMLOCK, "l"), (SIGPENDING, "p"))
+    )
 
 
 def _plain_scheduler(pid: int) -> None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 import stat
 
-from vzpy.fault import fault
 from vzpy.kernel import mount as m
 from vzpy.kernel.proc import is_mounted as is_mounted
 from vzpy.kernel.proc import mounts_below as mounts_below
 from vzpy.kernel.pty import pty_number
+from vzpy.overlay import LOWER as LOWER
+from vzpy.overlay import drop_lower as drop_lower
+from vzpy.overlay import layers_of as layers_of
+from vzpy.overlay import overlay as overlay
+from vzpy.overlay import stacked as stacked
 from vzpy.record import record
 
 TYPE_CHECKING = False
@@ -26,7 +30,6 @@ RDONLY, NOSUID, NODEV, NOEXEC = (
     m.MOUNT_ATTR_NODEV,
     m.MOUNT_ATTR_NOEXEC,
 )
-LOWER = "mount-lower"  # the step of mounting (story/mount.py) that is cut in here
 _LXCFS = "/var/lib/lxcfs"
 _DIR = os.O_DIRECTORY | os.O_PATH
 
@@ -57,89 +60,6 @@ def mount_overlay(tree: str, private: str, root: str, lower_ids: int) -> None:
         m.move_mount(fd, root)
     finally:
         os.close(fd)
-
-
-def overlay(tree: str, private: str, lower_ids: int) -> int:
-    """The template's tree, the frozen layers and VE_PRIVATE/upper: a detached mount, gone with
-    its descriptor.
-
-    lower_ids  descriptor of a user namespace: owners of the tree, 0.., are shown as the VPS's"""
-    upper = os.open(f"{private}/upper", _DIR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    work = os.open(f"{private}/work", _DIR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        return stacked(
-            tree,
-            private,
-            lower_ids,
-            layers_of(private),
-            upperdir=f"/proc/self/fd/{upper}",
-            workdir=f"/proc/self/fd/{work}",
-        )
-    finally:
-        os.close(upper)
-        os.close(work)
-
-
-def layers_of(private: str) -> list[str]:
-    """The frozen layers below VE_PRIVATE/upper, the topmost first: what snapshots left."""
-    try:
-        names = os.readlink(f"{private}/layers/stack")
-    except OSError:
-        return []
-    return [f"{private}/layers/{name}" for name in names.split(":") if name]
-
-
-def stacked(
-    tree: str,
-    private: str,
-    lower_ids: int,
-    layers: list[str],
-    attr: int = 0,
-    source: str = "vz",
-    **options: str | None,
-) -> int:
-    """A detached overlay of `layers`, the topmost first, on the template's tree.
-
-    The tree is attached for a moment only, since kernels before 6.15 take no detached mount as a
-    layer; overlayfs keeps a private clone. Layers are named by descriptor so that no path of the
-    host shows in the mount table of the VPS. What would tie a layer to the one below it, or leave
-    the data of a file there, is off: layers are merged (layers.py), and the tree may be made
-    again."""
-    drop_lower(private)
-    lower = m.open_tree(tree, m.OPEN_TREE_CLONE)
-    m.mount_setattr(lower, m.MOUNT_ATTR_IDMAP | RDONLY, userns=lower_ids, propagation=m.MS_PRIVATE)
-    opened: list[int] = []
-    try:
-        for layer in layers:
-            opened.append(os.open(layer, _DIR | os.O_NOFOLLOW | os.O_CLOEXEC))
-        m.move_mount(lower, f"{private}/work")
-        try:
-            fault(LOWER)
-            return m.fsmount(
-                "overlay",
-                attr,
-                source=source,
-                lowerdir=":".join(f"/proc/self/fd/{fd}" for fd in (*opened, lower)),
-                redirect_dir="off",
-                index="off",
-                metacopy="off",
-                **options,
-            )
-        finally:
-            m.umount2(f"/proc/self/fd/{lower}", m.MNT_DETACH)
-    finally:
-        for fd in (lower, *opened):
-            os.close(fd)
-
-
-def drop_lower(private: str) -> None:
-    """Unmount the lower layer that a tool has left which was killed in overlay(). Absence is
-    success."""
-    try:
-        while True:
-            m.umount2(f"{private}/work", m.MNT_DETACH | m.UMOUNT_NOFOLLOW)
-    except OSError:
-        pass  # EINVAL: nothing is mounted; ENOENT: another layout
 
 
 def mount_simfs(private: str, root: str, host_view: int) -> None:
@@ -297,6 +217,9 @@ def _mknod(target: str, kind: int, what: str) -> Make:
     return Make(target, lambda path: os.mknod(path, kind), what)
 
 
+DEVPTS: dict[str, str] = {"ptmxmode": "0666", "mode": "0620", "gid": "5"}
+
+
 @record
 class Seen:
     """What the mount plan has to know of one VPS."""
@@ -304,6 +227,7 @@ class Seen:
     container: str  # value of container=, as in the environment of init
     uuid: str
     shm_size: str = ""  # of /dev/shm, e.g. "86016k"; "" = the kernel's default
+    own_pts: bool = True  # else /dev/pts is handed over, a mount of the host's
 
 
 def plan(seen: Seen) -> list[Place | Make]:
@@ -331,9 +255,7 @@ def plan(seen: Seen) -> list[Place | Make]:
         _fresh("dev/.vz/proc", "proc", NOSUID | NODEV | NOEXEC),
         _fresh("dev/.vz/sys", "sysfs", NOSUID | NODEV | NOEXEC),
         *(_node(n) for n in ("null", "zero", "full", "random", "urandom", "tty")),
-        _fresh(
-            "dev/pts", "devpts", NOSUID | NOEXEC, ptmxmode="0666", mode="0620", gid="5"
-        ),
+        *([_fresh("dev/pts", "devpts", NOSUID | NOEXEC, **DEVPTS)] if seen.own_pts else []),
         _fresh("dev/shm", "tmpfs", NOSUID | NODEV, mode="1777", **_size(seen.shm_size)),
         _fresh("dev/mqueue", "mqueue", NOSUID | NODEV | NOEXEC),
         _link("dev/ptmx", "pts/ptmx"),

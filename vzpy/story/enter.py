@@ -133,7 +133,9 @@ def spawn(
         leaf_fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         filters = syscalls.programs(filter_cache, facts.netfilter)
         keep = [theirs.fileno(), *(fd for fd in what.stdio if fd > 2)]
-        entry = ns.Entry(keep=tuple(keep), cgroup=leaf_fd, pidfd=init)
+        entry = ns.Entry(
+            keep=tuple(keep), cgroup=leaf_fd, pidfd=init, rlimits=ns.bounds_of(facts.pid)
+        )
         fault("exec-launch")
         launcher = ns.launch(
             entry,
