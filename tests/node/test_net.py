@@ -311,3 +311,33 @@ def test_a_change_that_is_cut(lan, running, vzctl, setting, step):
     assert ping(lan.neighbour, "192.0.2.102") == ping(lan.neighbour, V4) == 2
     running.stop(fast=True)
     assert traces(lan) == []
+
+
+def test_an_uplink_that_goes_down_and_up(lan, node, running, vzctl):
+    """The kernel forgets proxy entries then; the daemon puts them back, also one that was not
+    there meanwhile."""
+    assert vzctl("set", 101, "--ipadd", V6).code == 0
+
+    def flap() -> None:
+        lan.node.ip("link set eth0 down")
+        assert "proxy" not in lan.node.ip("neigh show proxy") + lan.node.ip("-6 neigh show proxy")
+        lan.node.ip("link set eth0 up")
+        lan.node.ip("addr replace 2001:db8::1/64 dev eth0 nodad")
+
+    def answered() -> bool:
+        return "proxy" in lan.node.ip("neigh show proxy") and V6 in lan.node.ip(
+            "-6 neigh show proxy")
+
+    for _ in range(3):
+        flap()
+        tools.wait_for(answered, 2)
+    assert ping(lan.neighbour, V4) == ping(lan.neighbour, V6) == 2
+    assert tools.run_tool(node, ("vzeventd", "--stop")).code == 0
+    flap()
+    assert not answered()
+    tools.run_tool(node, ("vzeventd",))
+    tools.wait_for(answered, 2)
+    running.stop(fast=True)
+    assert traces(lan) == []
+    flap()
+    assert traces(lan) == []
