@@ -19,6 +19,7 @@ TOOLS = {
     "vzdqcheck": "vzpy.commands.vzdqcheck",
     "vzdqdump": "vzpy.commands.vzdqdump",
     "vzdqload": "vzpy.commands.vzdqload",
+    "vzdump": "vzpy.commands.vzdump",
     "vzeventd": "vzpy.eventd.main",
     "vzlist": "vzpy.commands.vzlist",
     "vzmemcheck": "vzpy.commands.vzmemcheck",
@@ -26,6 +27,7 @@ TOOLS = {
     "vzpid": "vzpy.commands.vzpid",
     "vzpkg": "vzpy.commands.vzpkg",
     "vzquota": "vzpy.commands.vzquota",
+    "vzrestore": "vzpy.commands.vzrestore",
     "vzsplit": "vzpy.commands.vzsplit",
     "vzubc": "vzpy.commands.vzubc",
 }

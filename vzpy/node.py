@@ -95,6 +95,29 @@ class Node:
         copy.reload()
         return copy
 
+    def restore(
+        self,
+        archive: str,
+        ctid: int | str,
+        *,
+        force: bool = False,
+        trust: bool = False,
+        report: Report = silent,
+        progress: Progress | None = None,
+    ) -> VPS:
+        """Make a VPS of an archive of VPS.dump() (vzrestore).
+
+        force  a stopped VPS of that number is destroyed first
+        trust  its host scripts, devices and capabilities are taken too
+        Raises VzError: 44, 46, 47 and what create() raises."""
+        from vzpy.story.restore import restore
+
+        vps = self.vps(ctid)
+        with vps.locked(report):
+            restore(self, archive, vps.ctid, report, force=force, trust=trust, progress=progress)
+        vps.reload()
+        return vps
+
     def ids(self) -> list[int]:
         """Numbers of all VPSs with a configuration, ascending; 0, the host, is none."""
         try:

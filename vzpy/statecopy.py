@@ -12,6 +12,7 @@ import stat
 import time
 
 from vzpy.kernel.cursor import DIRECTORY, Cursor
+from vzpy.kernel.libc import libc, oserror
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +57,14 @@ def measure(top: int | str) -> int:
                 todo = levels.pop()
             else:
                 return total
+
+
+def settle(top: int | str) -> None:
+    """Write back what is dirty there: a page that is written to through a mapping is noticed, and
+    its file's time changed, only the first time after that."""
+    with Cursor(top) as here:
+        if libc.syncfs(here.fd) < 0:
+            raise oserror()
 
 
 class Copy:

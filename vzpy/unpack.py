@@ -80,6 +80,42 @@ def _decompressor(tarball: str, source: int) -> str | None:
     )
 
 
+def read_members(tarball: str, wanted: set[str], most: int) -> dict[str, bytes]:
+    """The bytes of some regular files of an archive, looked for up to the first `most` bytes after
+    which none was found.
+
+    Errors: 47 not an archive, damaged."""
+    import sys
+    from subprocess import DEVNULL, PIPE, Popen
+
+    source = _open(tarball)
+    children: list[Popen[bytes]] = []
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        stdin = source
+        if program := _decompressor(tarball, source):
+            reader = Popen([program, "-dc"], stdin=source, stdout=PIPE, stderr=DEVNULL, env={})
+            children.append(reader)
+            stdin = reader.stdout.fileno()  # type: ignore[union-attr]
+        command = [sys.executable, "-IS", f"{here}/tarpeek.py", str(most), *sorted(wanted)]
+        writer = Popen(command, stdin=stdin, stdout=PIPE, stderr=DEVNULL, env={})
+        children.append(writer)
+        found = writer.communicate()[0]
+    finally:
+        os.close(source)
+        for child in children:
+            child.kill()
+            child.wait()
+    if writer.returncode:
+        raise _damaged(tarball, "")
+    pieces = {}
+    while found:
+        head, _, rest = found.partition(b"\n")
+        name, size = head.rsplit(b" ", 1)
+        pieces[os.fsdecode(name)], found = rest[: int(size)], rest[int(size) :]
+    return pieces
+
+
 _GZIP_MOST = 1032  # bytes from one, at the most
 
 

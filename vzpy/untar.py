@@ -169,7 +169,7 @@ class Unpacker:
                 continue
             if name.startswith(KEPT_XATTRS) and value and not member.issym():
                 set_xattr(at, name, self.shift_xattr(member, name, value))
-        when = max(int(float(member.mtime) * 1e9), 0)
+        when = nanoseconds(member.pax_headers.get("mtime") or str(member.mtime))
         os.utime(at, ns=(when, when), follow_symlinks=follow)
 
     def shift(self, member: tarfile.TarInfo, kind: str, number: int) -> int:
@@ -195,6 +195,14 @@ class Unpacker:
                 out += struct.pack("<HHI", tag, perm, number)
             return out
         return value
+
+
+def nanoseconds(seconds: str) -> int:
+    """A time of the archive; what float(2) would round off is kept. Never before 1970."""
+    whole, _, rest = seconds.partition(".")
+    if not (whole + rest).isdecimal():
+        return max(int(float(seconds) * 1e9), 0)
+    return int(whole) * 10**9 + int(rest[:9].ljust(9, "0"))
 
 
 def set_xattr(at: int | str, name: str, value: bytes) -> None:

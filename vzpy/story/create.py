@@ -82,14 +82,16 @@ def make(
     planned: Callable[[], Plan],
     fill: Callable[[Plan, IdRange], None],
     report: Report,
+    restored: bool = False,
 ) -> None:
     """The story itself, whatever the private area is filled with.
 
-    fill  called with what is planned, whose `scratch` is an empty directory, and the ids"""
+    fill      called with what is planned, whose `scratch` is an empty directory, and the ids
+    restored  from an archive: no template is told of, and the hook vps.create is not run"""
     try:
         recover(node, ctid)
         with ExitStack() as undo:
-            _steps(node, planned(), fill, undo, report)
+            _steps(node, planned(), fill, undo, report, restored)
             undo.pop_all()
     except VzError as err:
         err.message = f"{err.message}\n{FAILED}" if err.message else FAILED
@@ -106,6 +108,7 @@ def _steps(
     fill: Callable[[Plan, IdRange], None],
     undo: ExitStack,
     report: Report,
+    restored: bool,
 ) -> None:
     current = ""
 
@@ -148,7 +151,8 @@ def _steps(
             undone(names.release, paths, ctid, plan.name)
             report(NameAssigned(name=plan.name))
         step("build")
-        report(Creating(template=plan.template))
+        if not restored:
+            report(Creating(template=plan.template))
         if plan.quota:
             from vzpy.story import disk
 
@@ -173,7 +177,8 @@ def _steps(
         with _committed(plan, changes):
             report(ConfigSaved(path=plan.conf))
             step("create-script")
-            _run_hook(node, plan, report)
+            if not restored:
+                _run_hook(node, plan, report)
     except OSError as err:
         full = err.errno in (errno.ENOSPC, errno.EDQUOT)
         code = Exit.FS_NO_DISK_SPACE if full else Exit.FS_NEW_VE_PRVT

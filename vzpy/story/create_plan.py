@@ -80,13 +80,20 @@ def _is_plain(key: str, name: str) -> bool:
 
 
 def plan(
-    node: Node, ctid: int, asked: dict[str, str], sample: str | None, report: Report
+    node: Node,
+    ctid: int,
+    asked: dict[str, str],
+    sample: str | None,
+    report: Report,
+    base: str | None = None,
 ) -> Plan:
     """What to make of the parameters that settings() gave.
 
+    base  path of a configuration that N.conf starts from, in the place of a sample
+
     Raises VzError: 21, 22, 23, 24, 29, 44, 48, 82, 91, 99."""
     conf = f"{node.paths.conf}/{ctid}.conf"
-    source, origin = _base_config(node, conf, sample, report)
+    source, origin = (base, None) if base else _base_config(node, conf, sample, report)
     merged = node.config.vps(ctid, source or conf, asked)
     template_dir = merged.raw("TEMPLATE")
     if not template_dir:

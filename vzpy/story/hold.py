@@ -29,13 +29,14 @@ def still(facts: Facts | None, code: int = Exit.CHKPNT) -> Iterator[None]:
     was_frozen = cgroups.read(facts.cgroup, "cgroup.freeze").strip() == "1"
     guard, pid = _guard(facts, was_frozen)
     try:
-        if not was_frozen and not cgroups.freeze(facts.cgroup, True):
-            raise VzError("A task of the container cannot be frozen", code)
-        if facts.layout == "image":
-            _ioctl(facts.root, _FIFREEZE)
+        try:
+            if not was_frozen and not cgroups.freeze(facts.cgroup, True):
+                raise VzError("A task of the container cannot be frozen", code)
+            if facts.layout == "image":
+                _ioctl(facts.root, _FIFREEZE)
+        except OSError as err:
+            raise VzError.of("Unable to freeze the container", err, code) from err
         yield
-    except OSError as err:
-        raise VzError.of("Unable to freeze the container", err, code) from err
     finally:
         os.close(guard)
         try:

@@ -19,7 +19,13 @@ class Image(States):
     def path(self) -> str:
         return image.path_of(self.private)
 
-    def take(self, ident: str, in_use: bool, progress: Progress | None) -> Change:
+    def take(
+        self,
+        ident: str,
+        in_use: bool,
+        progress: Progress | None,
+        draft: statecopy.Copy | None = None,
+    ) -> Change:
         fault("copy")
         statecopy.copy_file(self.path, f"{self.folder}/{ident}", progress)
         return Change(layers=(ident,))
@@ -37,3 +43,6 @@ class Image(States):
         path = os.path.join(self.folder, names[0])
         options = {"ext4": "ro,noload", "xfs": "ro,norecovery,nouuid"}[image.fs_of(path)]
         return image.mount(path, options, read_only=True)
+
+    def present(self) -> int:
+        return image.mount(self.path, read_only=True)

@@ -89,15 +89,12 @@ def create(
     _step("prepare", report)
     try:
         area.prepare()
-        with hold.still(facts, Exit.CREATE_SNAPSHOT):
-            in_use = facts is not None or rootfs.is_mounted(vps.root)
-            change = area.take(states.new_id(), in_use, progress)
-            now = time.strftime("%Y-%m-%d %H:%M:%S")
+        change = kept(vps, area, progress, Exit.CREATE_SNAPSHOT)
         new = snapshots.Snapshot(
             guid=guid,
             name=name,
             description=description,
-            date=now,
+            date=time.strftime("%Y-%m-%d %H:%M:%S"),
             layers=change.layers,
             running=facts is not None and not skip_suspend,
         )
@@ -115,6 +112,16 @@ def create(
     tidy(vps, report)
     report(SnapshotCreated(guid=guid))
     return guid
+
+
+def kept(vps: VPS, area: States, progress: Progress | None, code: int) -> Change:
+    """The present state, kept; a running VPS stands still meanwhile, the shorter the more a first
+    copy has of it. Raises OSError, VzError with `code`."""
+    facts, ident = vps.facts(), states.new_id()
+    draft = area.draft(ident, progress) if facts else None
+    with hold.still(facts, code):
+        in_use = facts is not None or rootfs.is_mounted(vps.root)
+        return area.take(ident, in_use, progress, draft)
 
 
 def switch(
@@ -263,6 +270,11 @@ def _backing(source: str) -> str:
 
 def _used(tree: Tree) -> set[str]:
     return {layer for one in tree.all for layer in one.layers}
+
+
+def used(area: States) -> set[str]:
+    """The layers that snapshots are made of."""
+    return _used(snapshots.load(_xml(area)))
 
 
 def _read(path: str) -> str:

@@ -18,6 +18,7 @@ import os
 from vzpy import layers, ns, rootfs, statecopy, template, vztmp
 from vzpy.fault import fault
 from vzpy.kernel import mount as m
+from vzpy.model import IdRange
 from vzpy.record import record
 
 TYPE_CHECKING = False
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 # Layers on the template's tree. Their names have to fit into 255 bytes (fsconfig(2)), and every
 # one costs at each look-up.
 DEEPEST = 10
-STEPS = ("copy", "merge")
+STEPS = ("draft", "copy", "merge")
 _VIEW = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV
 
 
@@ -83,9 +84,29 @@ class States:
         """The layers that the present state stands on."""
         return ()
 
-    def take(self, ident: str, in_use: bool, progress: Progress | None) -> Change:
+    def draft(self, ident: str, progress: Progress | None) -> statecopy.Copy | None:
+        """What take() will copy, copied while the VPS still runs: then it stands still only for
+        what changes from now on."""
+        return None
+
+    def take(
+        self,
+        ident: str,
+        in_use: bool,
+        progress: Progress | None,
+        draft: statecopy.Copy | None = None,
+    ) -> Change:
         """Keep the present state. Raises OSError."""
         raise NotImplementedError
+
+    def present(self) -> int:
+        """A read-only, detached mount of the present state, which may be in use."""
+        raise NotImplementedError
+
+    @property
+    def seen(self) -> IdRange:
+        """The ids of the VPS as view() and present() show them."""
+        return IdRange(0, self.vps.ids.count)
 
     def back(self, snapshot: Snapshot, ident: str, progress: Progress | None) -> Change:
         """Put a kept state in the place of the present one, which is given up."""
@@ -113,8 +134,33 @@ class States:
             fault("collect")
             vztmp.remove(f"{self.folder}/{name}")
 
-    def total(self, source: int | str, progress: Progress | None) -> int:
-        return statecopy.measure(source) if progress else 0
+    def _copy(
+        self,
+        source: int | str,
+        name: str,
+        progress: Progress | None,
+        draft: statecopy.Copy | None = None,
+    ) -> statecopy.Copy:
+        """A tree as `layers/NAME`."""
+        path = f"{self.folder}/{name}"
+        os.mkdir(path, 0o700)
+        total = statecopy.measure(source) if progress else 0
+        copy = statecopy.Copy(progress, total, draft)
+        copy.tree(source, path)
+        return copy
+
+    def _draft(
+        self, source: int | str, ident: str, progress: Progress | None
+    ) -> statecopy.Copy | None:
+        """None when the guest moves things faster than they are copied."""
+        fault("draft")
+        statecopy.settle(source)
+        try:
+            return self._copy(source, f"{ident}.draft", progress)
+        except OSError as err:
+            if err.errno not in (errno.ESTALE, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            return None
 
 
 class Overlay(States):
@@ -125,18 +171,34 @@ class Overlay(States):
     def stack(self) -> tuple[str, ...]:
         return tuple(os.path.basename(path) for path in rootfs.layers_of(self.private))
 
-    def take(self, ident: str, in_use: bool, progress: Progress | None) -> Change:
-        below = self._shallow(self.stack())
-        kept = (ident, *below)
-        path = f"{self.folder}/{ident}"
+    def draft(self, ident: str, progress: Progress | None) -> statecopy.Copy | None:
+        return self._draft(self.upper, ident, progress)
+
+    def take(
+        self,
+        ident: str,
+        in_use: bool,
+        progress: Progress | None,
+        draft: statecopy.Copy | None = None,
+    ) -> Change:
+        kept = (ident, *self._shallow(self.stack()))
         if in_use:
             fault("copy")
-            os.mkdir(path, 0o700)
-            total = self.total(self.upper, progress)
-            statecopy.Copy(progress, total).tree(self.upper, path)
+            self._copy(self.upper, ident, progress, draft)
             return Change(layers=kept)
         new = self._empty_upper(ident, self.upper)
-        return Change(((self.upper, path), (new, self.upper)), kept, kept)
+        return Change(((self.upper, f"{self.folder}/{ident}"), (new, self.upper)), kept, kept)
+
+    def present(self) -> int:
+        if not rootfs.is_mounted(self.vps.root):
+            return self.view(("upper", *self.stack()), "vz")
+        tree = m.open_tree(self.vps.root, m.OPEN_TREE_CLONE)
+        m.mount_setattr(tree, _VIEW, propagation=m.MS_PRIVATE)
+        return tree
+
+    @property
+    def seen(self) -> IdRange:
+        return self.vps.ids
 
     def _shallow(self, below: tuple[str, ...]) -> tuple[str, ...]:
         """The same in one layer, when there are too many to put one more above."""
@@ -225,33 +287,50 @@ class Simfs(States):
         super().__init__(vps)
         self.store = store_of_simfs(self.private)
 
-    def take(self, ident: str, in_use: bool, progress: Progress | None) -> Change:
-        fault("copy")
-        self._copy(self.private, ident, progress)
-        return Change(layers=(ident,))
+    def _tree(self) -> int:
+        """Of VE_PRIVATE what lies there itself, not what a host mounted in it."""
+        return m.open_tree(self.private, m.OPEN_TREE_CLONE)
 
-    def _copy(self, source: str, name: str, progress: Progress | None) -> str:
-        """Of what lies there itself, not of what a host mounted in it."""
-        tree = m.open_tree(source, m.OPEN_TREE_CLONE)
+    def draft(self, ident: str, progress: Progress | None) -> statecopy.Copy | None:
+        tree = self._tree()
         try:
-            path = f"{self.folder}/{name}"
-            os.mkdir(path, 0o700)
-            statecopy.Copy(progress, self.total(tree, progress)).tree(tree, path)
-            return path
+            return self._draft(tree, ident, progress)
         finally:
             os.close(tree)
+
+    def take(
+        self,
+        ident: str,
+        in_use: bool,
+        progress: Progress | None,
+        draft: statecopy.Copy | None = None,
+    ) -> Change:
+        fault("copy")
+        tree = self._tree()
+        try:
+            self._copy(tree, ident, progress, draft)
+        finally:
+            os.close(tree)
+        return Change(layers=(ident,))
 
     def back(self, snapshot: Snapshot, ident: str, progress: Progress | None) -> Change:
         if os.path.ismount(self.private):
             raise OSError(errno.EBUSY, "is a mount point: nothing can take its place", self.private)
         fault("copy")
-        new = self._copy(f"{self.folder}/{snapshot.layers[0]}", f"{ident}.new", progress)
-        return Change(((self.private, f"{self.folder}/{ident}.gone"), (new, self.private)))
+        self._copy(f"{self.folder}/{snapshot.layers[0]}", f"{ident}.new", progress)
+        gone, new = f"{self.folder}/{ident}.gone", f"{self.folder}/{ident}.new"
+        return Change(((self.private, gone), (new, self.private)))
 
     def view(self, names: tuple[str, ...], mark: str) -> int:
+        return self._view(f"{self.folder}/{names[0]}")
+
+    def present(self) -> int:
+        return self._view(self.private)
+
+    def _view(self, path: str) -> int:
         own = self.vps.ids
         holder = ns.idmap_userns(b"%d 0 %d\n" % (own.base, own.count))
-        tree = m.open_tree(f"{self.folder}/{names[0]}", m.OPEN_TREE_CLONE)
+        tree = m.open_tree(path, m.OPEN_TREE_CLONE)
         try:
             m.mount_setattr(tree, m.MOUNT_ATTR_IDMAP | _VIEW, userns=holder,
                             propagation=m.MS_PRIVATE)

@@ -1,0 +1,221 @@
+"""One archive into a new VPS (migrate.md 5).
+
+The archive is a stranger's. It is unpacked by untar.py, which sees nothing of the host. Of its
+configuration only known parameters with valid values are taken, never places or ids; and what
+gives the guest something of the host, or runs on the host, only when its origin is trusted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from vzpy import backup, config, params, unpack, values, vztmp
+from vzpy.errors import Exit, VzError
+from vzpy.events import RestoredFrom, Warned
+from vzpy.kernel import mount as m
+from vzpy.story import create
+from vzpy.story.create_plan import plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.events import Report
+    from vzpy.model import IdRange
+    from vzpy.node import Node
+    from vzpy.story.create_plan import Plan
+    from vzpy.unpack import Progress
+
+# Places, names and ids are this node's; OSTEMPLATE names a cache of this node, as far as there is.
+_NOT_TAKEN = {"VE_ROOT", "VE_PRIVATE", "TEMPLATE", "LOCAL_UID", "LOCAL_GID", "VEID", "NAME",
+              "CONFIGFILE"}  # fmt: skip
+# What gives something of the host.
+_GRANTS = {"CAPABILITY", "NETDEV", "DEVICES", "DEVNODES", "PCI", "MOUNT_OPTS"}
+_ON_HOST = ("mount", "umount", "premount", "postumount")
+_MOST = 1 << 20  # bytes of a configuration or script
+
+
+def restore(
+    node: Node,
+    archive: str,
+    ctid: int,
+    report: Report,
+    *,
+    force: bool = False,
+    trust: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Make VPS `ctid` of an archive; its lock is the caller's matter.
+
+    force  a VPS of that number, which may not run, is destroyed first
+    trust  host scripts, devices, capabilities and the like are taken too
+    Whatever goes wrong leaves nothing. Raises VzError: 44 there is such a VPS, 32, 46, 47, and
+    what create() raises."""
+    create.recover(node, ctid)
+    _refuse(node, ctid, force, report)
+    scratch = f"{node.paths.conf}/{ctid}.conf.restoring"
+    try:
+        settings = Settings(archive, trust)
+        with open(scratch, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(settings.text(node, ctid, report))
+        asked = settings.asked(node, report)
+        create.make(
+            node,
+            ctid,
+            lambda: plan(node, ctid, asked, None, report, scratch),
+            lambda planned, ids: _fill(planned, archive, planned.scratch, ids, progress),
+            report,
+            restored=True,
+        )
+        settings.scripts(node, ctid, report)
+    finally:
+        try:
+            os.unlink(scratch)
+        except FileNotFoundError:
+            pass
+    report(RestoredFrom(ctid=ctid, archive=archive))
+
+
+def _refuse(node: Node, ctid: int, force: bool, report: Report) -> None:
+    vps = node.vps(ctid)
+    found = [path for path in (vps.conf_path, vps.config.raw("VE_PRIVATE"))
+             if path and os.path.lexists(path)]
+    if not found:
+        return
+    if not force:
+        raise VzError(f"Unable to restore container {ctid}: {found[0]} exists",
+                      Exit.FS_PRVT_AREA_EXIST, hint="--force destroys it first.")
+    from vzpy.story.destroy import destroy
+
+    if vps.config.exists:
+        destroy(vps, report)
+
+
+class Settings:
+    """What an archive says beside its files."""
+
+    def __init__(self, archive: str, trust: bool) -> None:
+        """Raises VzError 47 when it holds none, or is no archive."""
+        self.archive, self.trust = archive, trust
+        self._found = unpack.read_members(
+            archive, {f"{backup.FOLDER}/vps.{name}" for name in ("conf", *backup.SCRIPTS)}, _MOST
+        )
+        self._conf = self._found.get(f"{backup.FOLDER}/vps.conf")
+        if self._conf is None:
+            raise VzError(f"{archive} holds no {backup.FOLDER}/vps.conf: it is not of vzdump",
+                          Exit.FS_BAD_TMPL)
+        self._layer = config.Layer(f"{archive}:vps.conf", os.fsdecode(self._conf))
+
+    def text(self, node: Node, ctid: int, report: Report) -> str:
+        """N.conf, each line written by us."""
+        lines, refused = [], []
+        for key, (text, number) in self._layer.entries.items():
+            param = params.BY_KEY.get(key)
+            if param is None or param.scope == params.GLOBAL or key in _NOT_TAKEN:
+                continue
+            if key in _GRANTS and not self.trust:
+                refused.append(key)
+                continue
+            try:
+                values.parse(param.kind, text)
+            except values.Invalid:
+                report(Warned(text=f"Warning at {self._layer.path}:{number}:"
+                                   f' invalid value for {key} ("{text}"), skipped'))  # fmt: skip
+                continue
+            if "\n" not in text:
+                lines.append(config.line_of(key, text))
+        if refused:
+            report(Warned(text=f"Warning: left out, since they give something of the host:"
+                               f" {', '.join(refused)} (--trust takes them)"))  # fmt: skip
+        return "\n".join([*lines, ""])
+
+    def asked(self, node: Node, report: Report) -> dict[str, str]:
+        """What has to be decided here: the layout, and the second name where it is free."""
+        chosen = {"VE_LAYOUT": self._layout(node, report)}
+        name = self._layer.entries.get("NAME", ("", 0))[0]
+        if name and os.path.lexists(f"{node.paths.names}/{name}"):
+            report(Warned(text=f"Warning: the name {name} is taken, restored without it"))
+        elif name:
+            try:
+                chosen["NAME"] = values.parse("name", name)
+            except values.Invalid:
+                report(Warned(text=f"Warning: the name {name!r} cannot be used"))
+        return chosen
+
+    def _layout(self, node: Node, report: Report) -> str:
+        layout = self._layer.entries.get("VE_LAYOUT", ("simfs", 0))[0]
+        if layout.startswith(("image", "ploop")):
+            return layout
+        if layout == "overlay":
+            report(Warned(text="Warning: restored as layout simfs: an archive is whole, and needs"
+                               " no template; vzctl convert changes that"))  # fmt: skip
+        return "simfs"
+
+    def scripts(self, node: Node, ctid: int, report: Report) -> None:
+        """Action scripts; those that run on the host are set aside unless trusted."""
+        for name in backup.SCRIPTS:
+            data = self._found.get(f"{backup.FOLDER}/vps.{name}")
+            if data is None:
+                continue
+            path = f"{node.paths.conf}/{ctid}.{name}"
+            if name in _ON_HOST and not self.trust:
+                path += ".restored"
+                report(Warned(text=f"Warning: {path} would run on the host: rename it when it is"
+                                   " what you want"))  # fmt: skip
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o755)
+            try:
+                os.write(fd, data)
+            finally:
+                os.close(fd)
+
+
+def _fill(
+    planned: Plan, archive: str, area: str, ids: IdRange, progress: Progress | None
+) -> None:
+    if planned.layout == "image":
+        _fill_image(planned, archive, area, progress)
+        return
+    unpack.unpack(archive, area, ids, progress)
+    if os.stat(area).st_uid == 0:  # an archive without an entry for its top
+        os.chown(area, ids.base, ids.base)
+        os.chmod(area, 0o755)
+    _drop_settings(area)
+
+
+def _fill_image(planned: Plan, archive: str, area: str, progress: Progress | None) -> None:
+    """Mounted in the area for a moment; a create that was killed is unmounted by its recover()."""
+    from vzpy import image
+    from vzpy.model import IdRange
+
+    assert planned.disk
+    image.make(image.path_of(area), planned.disk)
+    target = f"{area}/mnt"
+    os.mkdir(target, 0o700)
+    root = image.mount(image.path_of(area))
+    try:
+        m.move_mount(root, target)
+        try:
+            unpack.unpack(archive, target, IdRange(0), progress)
+            _drop_settings(target)
+        finally:
+            m.umount2(target, m.UMOUNT_NOFOLLOW)
+    finally:
+        os.close(root)
+    os.rmdir(target)
+
+
+def _drop_settings(root: str) -> None:
+    """etc/vzdump is the archive's, not the VPS's."""
+    top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        folder = m.openat2(top, os.path.dirname(backup.FOLDER), os.O_PATH | os.O_DIRECTORY)
+        try:
+            name = os.path.basename(backup.FOLDER)
+            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                vztmp.remove(f"/proc/self/fd/{folder}/{name}")
+        finally:
+            os.close(folder)
+    except OSError as err:
+        if err.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise
+    finally:
+        os.close(top)
