@@ -65,16 +65,15 @@ def make(path: str, disk: Disk) -> None:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            if disk.whole:
+            os.ftruncate(fd, disk.size)
+            _run(_MKFS[disk.fs], path, Exit.IMAGE_CREATE)
+            if disk.whole:  # mkfs has given back what it does not use
                 os.posix_fallocate(fd, 0, disk.size)
-            else:
-                os.ftruncate(fd, disk.size)
         finally:
             os.close(fd)
     except OSError as err:
         code = Exit.FS_NO_DISK_SPACE if err.errno == ENOSPC else Exit.IMAGE_CREATE
         raise VzError.of("Unable to create the image", err, code) from err
-    _run(_MKFS[disk.fs], path, Exit.IMAGE_CREATE)
 
 
 def new(path: str, disk: Disk) -> int:
@@ -139,16 +138,35 @@ def mount(path: str, options: str = "", read_only: bool = False) -> int:
         raise OSError(ENOENT, "there is no image", path)
     device = _device(path)
     try:
-        words = [word for word in options.split(",") if word and word != "defaults"]
-        pairs = (word.partition("=") for word in words)
-        given: dict[str, str | None] = {key: value if eq else None for key, eq, value in pairs}
+        attr, given = parsed(options)
         fs = fs_of(path)
         if fs == XFS:
             given["nouuid"] = None  # a copy, or a snapshot, may be mounted too
-        attr = m.MOUNT_ATTR_NODEV | (m.MOUNT_ATTR_RDONLY if read_only else 0)
+        attr |= m.MOUNT_ATTR_NODEV | (m.MOUNT_ATTR_RDONLY if read_only else 0)
         return m.fsmount(fs, attr, source=loop.path_of(device), **given)
     finally:
         os.close(device)
+
+
+# Options that are no file system's but a mount's (mount_setattr(2)).
+_OF_A_MOUNT = {
+    "defaults": 0, "rw": 0, "relatime": 0, "dev": 0, "suid": 0, "exec": 0, "atime": 0,
+    "nosuid": m.MOUNT_ATTR_NOSUID, "nodev": m.MOUNT_ATTR_NODEV, "noexec": m.MOUNT_ATTR_NOEXEC,
+    "noatime": m.MOUNT_ATTR_NOATIME, "strictatime": m.MOUNT_ATTR_STRICTATIME,
+    "nodiratime": m.MOUNT_ATTR_NODIRATIME,
+}  # fmt: skip
+
+
+def parsed(options: str) -> tuple[int, dict[str, str | None]]:
+    """Options as mount(8) takes them, as attributes of a mount and options of its file system."""
+    attr, given = 0, {}
+    for word in filter(None, options.split(",")):
+        if word in _OF_A_MOUNT:
+            attr |= _OF_A_MOUNT[word]
+        else:
+            key, equals, value = word.partition("=")
+            given[key] = value if equals else None
+    return attr, given
 
 
 class shown:

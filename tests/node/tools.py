@@ -187,6 +187,8 @@ ABILITIES = {
     "empty disk": lambda: "" if empty_disk() else "none given (VZ_TEST_DISKS)",
     "strace": _program("strace"),
     "nftables": _program("nft"),
+    "mke2fs": _program("mke2fs"),
+    "mkfs.xfs": _program("mkfs.xfs"),
     "tmpfs": _tmpfs,
     "disks": _disks,
     "project quota": _project_quota,

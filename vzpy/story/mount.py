@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vzpy.vps import VPS
 
 STEPS = ("premount-script", "mount-root", rootfs.LOWER, "mount-script")
+IMAGE = "mount-image"
 UMOUNT_STEPS = ("umount-script", "umount-root", "postumount-script")
 
 
@@ -115,7 +116,7 @@ def mount_image(private: str, root: str, options: str) -> None:
     except OSError as err:
         raise VzError.of(f"Cannot mount the image {path}", err, Exit.IMAGE_MOUNT) from err
     try:
-        fault("mount-image")
+        fault(IMAGE)
         move_mount(fd, root)
     finally:
         os.close(fd)
