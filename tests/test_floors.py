@@ -31,8 +31,9 @@ ROOMS = {
     "snapshots": {"snapshots", "layers", "statecopy"},
     "syscalls": {"syscalls", "netfilter", "squeeze"},
     "config": {"config", "values", "amounts", "words", "options", "edits", "names"},
-    "network": {"venet", "antispoof", "dad", "netnotes", "shaping", "veth", "netdevs"},
-    "quota": {"quota", "quotabusy", "quotafile", "quotaid", "quotatext", "projects"},
+    "network": {"venet", "antispoof", "dad", "netnotes", "shaping", "traffic", "veth", "netdevs"},
+    "quota": {"quota", "quotabusy", "quotafile", "quotaid", "quotatext", "quotatree",
+              "projects"},
     "template": {"template", "caches", "recipe", "busybox", "mmdebstrap", "aptsources", "treecheck",
                  "unpack", "untar", "tarpeek", "vztmp"},
 }

@@ -23,6 +23,7 @@ TOOLS = {
     "vzeventd": "vzpy.eventd.main",
     "vzlist": "vzpy.commands.vzlist",
     "vzmemcheck": "vzpy.commands.vzmemcheck",
+    "vznetstat": "vzpy.commands.vznetstat",
     "vzoversell": "vzpy.commands.vzoversell",
     "vzpid": "vzpy.commands.vzpid",
     "vzpkg": "vzpy.commands.vzpkg",

@@ -33,7 +33,7 @@ IFF_UP, IFF_BROADCAST, IFF_LOOPBACK, IFF_NOARP = 0x1, 0x2, 0x8, 0x80
 ARPHRD_ETHER = 1
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
-_IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 26, 28, 29
+_IFLA_LINKINFO, _IFLA_STATS64, _IFLA_AF_SPEC, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 23, 26, 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE = 8, 1
 _RTEXT_FILTER_SKIP_STATS = 8
@@ -140,6 +140,20 @@ def find_link(sock: Socket, link: int | str) -> Link | None:
         if err.errno == 19:  # ENODEV
             return None
         raise
+
+
+def statistics(sock: Socket, link: int | str) -> tuple[int, int, int, int] | None:
+    """Bytes and packets that a device has received, then those it has sent (rtnl_link_stats64);
+    None when there is no such device."""
+    try:
+        body = sock.ask(Request(RTM_GETLINK, 0, _link(link), f"link show {link}"))[0][1]
+    except OSError as err:
+        if err.errno == 19:  # ENODEV
+            return None
+        raise
+    found = attributes(body, _ifinfo.size)[_IFLA_STATS64]
+    in_packets, out_packets, in_bytes, out_bytes = struct.unpack_from("=4Q", found)
+    return in_bytes, in_packets, out_bytes, out_packets
 
 
 def links(sock: Socket) -> list[Link]:

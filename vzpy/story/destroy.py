@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from vzpy import cgroups, ids, names, rootfs, state, template, vztmp
+from vzpy import cgroups, ids, names, rootfs, state, template, traffic, vztmp
 from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import Destroyed, Destroying, Note, Step, Warned
 from vzpy.fault import fault
@@ -56,6 +56,7 @@ def destroy(vps: VPS, report: Report) -> None:
         _remove_dump(vps, report)
         state.forget(paths, vps.ctid)
         state.forget_console(paths, vps.ctid)
+        traffic.forget(paths.state, vps.ctid)
         step("rename-config")
         for kind in reversed(DESTROYED):  # conf, the first of them, last
             _rename(f"{paths.conf}/{vps.ctid}.{kind}")

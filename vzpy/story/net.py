@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
-from vzpy import antispoof, dad, netnotes, state, venet
+from vzpy import antispoof, dad, netnotes, state, traffic, venet
 from vzpy.errors import Exit, VzError
 from vzpy.events import AddingIp, DeletingAllIp, DeletingIp, Warned, silent
 from vzpy.fault import fault
@@ -54,12 +54,14 @@ def unwire(paths: NodePaths, ctid: int) -> None:
     if not notes:
         return
     with Socket() as sock:
+        carried = traffic.of_devices(sock, directory)
         venet.answer_no_more(sock, [
             (Address.of(note[1]).packed, note[2]) for note in notes if note[0] == netnotes.PROXY
         ])
         for note in notes:
             if note[0] == netnotes.LINK:
                 venet.remove_link(sock, note[1])
+    traffic.keep(paths.state, ctid, carried)  # killed before it is lost, not counted twice
     netnotes.forget(directory)
 
 

@@ -1,0 +1,49 @@
+"""vznetstat: what VPSs have sent and received."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from wire import V4, ping
+
+import tools
+from vzpy import config
+
+
+@pytest.fixture
+def node(lan, make_node):
+    made = make_node()
+    config.save(f"{made.paths.etc}/vz.conf", {"SKIP_ARPDETECT": "yes"})
+    return made
+
+
+def test_counts_go_on_over_restarts_and_end_with_the_vps(lan, vps, cli):
+    def packets() -> tuple[int, int]:
+        row = cli("vznetstat", "-v", 101).stdout.split("\n")[1].split()
+        assert row[:2] == ["101", "0"] and int(row[2]) >= 84 * int(row[3])
+        return int(row[3]), int(row[5])
+
+    vps.set(ipadd=[V4])
+    vps.start()
+    assert packets() == (0, 0)
+    assert ping(lan.neighbour, V4, 3) == 3
+    assert packets() == (3, 3)
+    vps.restart(fast=True)
+    assert packets() == (3, 3)
+    tools.sh(vps, "ping -c 2 -W 2 192.0.2.2")
+    vps.stop(fast=True)
+    assert packets() == (5, 5)
+    told = json.loads(cli("vznetstat", "--json").stdout)
+    assert [(row["ctid"], row["out_packets"]) for row in told] == [(101, 5)]
+    vps.destroy()
+    assert cli("vznetstat").stdout.count("\n") == 1
+
+
+def test_command_lines(node, cli):
+    assert cli("vznetstat").stdout.split() == [
+        "CTID", "Net.Class", "Input(bytes)", "Input(pkts)", "Output(bytes)", "Output(pkts)",
+    ]  # fmt: skip
+    assert cli("vznetstat", "-v", "x").code == 1
+    assert cli("vznetstat", "-h").code == 0
+    assert cli("vznetstat", "-q").code == 1
