@@ -27,6 +27,7 @@ from vzpy.caches import remove_cache as remove_cache
 from vzpy.caches import resolve_name as resolve_name
 from vzpy.errors import Exit, VzError
 from vzpy.lockfile import Flock
+from vzpy.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,6 +161,44 @@ def release_tree(private: str, tree: str | None = None) -> None:
         pass
 
 
+@record
+class Tree:
+    """One of the store. users: private areas that stand on it; is_current: its cache would make
+    the same one again, so that it waits for the next create."""
+
+    name: str
+    path: str
+    users: tuple[str, ...]
+    is_current: bool
+
+
+def trees(template_dir: str, privates: Iterable[str] = ()) -> list[Tree]:
+    """What lies in the store; privates as in gc()."""
+    store = tree_dir(template_dir)
+    areas = {private: _readlink(os.path.join(private, "tree")) for private in privates}
+    found = []
+    for entry in _entries(store):
+        name, path = entry.rpartition("@")[0], os.path.join(store, entry)
+        tarball = cached(template_dir, name)
+        refs = os.path.join(store, ".refs", entry)
+        users = {private for private, tree in areas.items() if tree == path}
+        users |= {_readlink(os.path.join(refs, key)) or key for key in _names(refs)}
+        is_current = bool(tarball) and _current(store, name, tarball or "") == path
+        found.append(Tree(name, path, tuple(sorted(users)), is_current))
+    return found
+
+
+def _entries(store: str) -> list[str]:
+    return sorted(name for name in _names(store) if "@" in name and name[0] != ".")
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
 def gc(template_dir: str, privates: Iterable[str] = ()) -> list[str]:
     """Remove the trees that no cache gives any more and no private area stands on.
 
@@ -168,11 +207,8 @@ def gc(template_dir: str, privates: Iterable[str] = ()) -> list[str]:
     store = tree_dir(template_dir)
     named = {link for private in privates if (link := _readlink(os.path.join(private, "tree")))}
     removed = []
-    for entry in sorted(os.listdir(store)) if os.path.isdir(store) else ():
-        name, at, _ = entry.rpartition("@")
-        if not at or entry[0] == ".":
-            continue
-        tree = os.path.join(store, entry)
+    for entry in _entries(store):
+        name, tree = entry.rpartition("@")[0], os.path.join(store, entry)
         with _lock(store, name):
             tarball = cached(template_dir, name)
             if tarball and _current(store, name, tarball) == tree:
@@ -186,6 +222,9 @@ def gc(template_dir: str, privates: Iterable[str] = ()) -> list[str]:
             if not tarball and os.path.exists(_stamp(store, name)):
                 os.unlink(_stamp(store, name))
         removed.append(tree)
+    for entry in _names(store):  # of a collector that was killed
+        if entry[0] == "." and entry.endswith(".gone.tmp"):
+            discard(os.path.join(store, entry))
     return removed
 
 
@@ -197,7 +236,7 @@ def _referred(store: str, entry: str) -> bool:
     tree = os.path.join(store, entry)
     folder = os.path.join(store, ".refs", entry)
     used = False
-    for key in os.listdir(folder) if os.path.isdir(folder) else ():
+    for key in _names(folder):
         ref = os.path.join(folder, key)
         private = _readlink(ref) or ""
         link = _readlink(os.path.join(private, "tree"))

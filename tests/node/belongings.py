@@ -59,7 +59,7 @@ def _furnish(root: Path, base: int) -> None:
         deep = below
     os.close(os.open("bottom", os.O_CREAT, 0o600, dir_fd=deep))
     os.close(deep)
-    for top, folders, files, fd in os.fwalk(home):
+    for _, folders, files, fd in os.fwalk(home):
         for name in (".", *folders, *files):
             os.chown(name, base, base, dir_fd=fd, follow_symlinks=False)
     os.chown(home / "plain", base + 65535, base + 100)

@@ -655,3 +655,34 @@ def test_vzpkg(store, tmp_path):
     assert vzpkg("info", "busybox").returncode == 28
     assert vzpkg("help").returncode == 0
     assert vzpkg().returncode == vzpkg("--bogus").returncode == 35
+
+
+LIST, GC = ("vz", "template", "list"), ("vz", "template", "gc")
+
+
+def test_the_store_is_listed_and_collected(make_node, tmp_path):
+    """A tree stays while a VPS stands on it, or its cache would make it again."""
+    store = tmp_path / "template"
+    (store / "cache").mkdir(parents=True)
+    node = make_node(str(store))
+    node.create(101)
+    tree = os.readlink(f"{node.vps(101).private}/tree")
+    line = tools.run_tool(node, LIST).stdout.split()
+    assert line == [os.path.basename(tree), "1", "current"]
+    tarball = next((store / "cache").glob("busybox*"))
+    with tarball.open("ab") as file:
+        file.write(bytes(512))  # another file, which unpacks to the same
+    node.create(102)
+    listed = [x.split()[1:] for x in tools.run_tool(node, LIST).stdout.splitlines()]
+    assert sorted(listed) == [["1", "current"], ["1", "kept"]]
+    assert tools.run_tool(node, GC).stdout == ""
+    node.vps(101).destroy()
+    assert tools.run_tool(node, GC).stdout == f"{tree}\n"
+    assert not os.path.exists(tree)
+    tarball.unlink()
+    assert tools.run_tool(node, GC).stdout == ""
+    node.vps(102).start()
+    node.vps(102).stop(fast=True)
+    node.vps(102).destroy()
+    assert len(tools.run_tool(node, GC).stdout.splitlines()) == 1
+    assert tools.run_tool(node, LIST).stdout == ""

@@ -8,6 +8,7 @@ import click
 
 from vzpy import __version__
 from vzpy.commands.vz import tell
+from vzpy.errors import Exit, VzError
 from vzpy.model import NodePaths
 
 
@@ -124,6 +125,43 @@ def clone(source: str, new: int, hostname: str, name: str) -> int:
     with Bar("Copying") as progress:
         Node().clone(source, new, hostname=hostname, name=name, report=tell, progress=progress)
     return 0
+
+
+@group.group()
+def template() -> None:
+    """The unpacked OS templates that VPSs of layout overlay stand on."""
+
+
+@template.command("list")
+def template_list() -> int:
+    """One line a tree: its name, how many VPSs stand on it, whether it is what new ones get."""
+    from vzpy import template as store
+
+    for tree in store.trees(*_store()):
+        state = "current" if tree.is_current else "kept" if tree.users else "unused"
+        click.echo(f"{os.path.basename(tree.path):<50} {len(tree.users):>5} {state}")
+    return 0
+
+
+@template.command("gc")
+def template_gc() -> int:
+    """Remove the trees that no VPS stands on and no cache gives any more; prints what went."""
+    from vzpy import template as store
+
+    for path in store.gc(*_store()):
+        click.echo(path)
+    return 0
+
+
+def _store() -> tuple[str, list[str]]:
+    """The template folder, and the private areas of this node."""
+    from vzpy.node import Node
+
+    node = Node()
+    folder = node.config.raw("TEMPLATE")
+    if not folder:
+        raise VzError("TEMPLATE is not set", Exit.VE_TMPL_NOTSET)
+    return folder, [vps.config.raw("VE_PRIVATE") or "" for vps in node]
 
 
 @group.command()
