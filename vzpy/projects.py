@@ -75,6 +75,20 @@ class Registry:
         except OSError as err:
             raise VzError.of("Unable to write the registry of project ids", err) from err
 
+    def release(self, quota_file: str) -> None:
+        """The quota is no more. Absence is success."""
+        try:
+            with Flock(f"{self.path}.lck"):
+                entries = self.entries()
+                if entries.pop(os.path.abspath(quota_file), None):
+                    self._write(entries)
+        except OSError as err:
+            raise VzError.of("Unable to write the registry of project ids", err) from err
+
+    def file_of(self, project: int) -> str:
+        """The quota file of a project, "" when it is nobody's."""
+        return next((name for name, (own, _) in self.entries().items() if own == project), "")
+
     def _write(self, entries: dict[str, tuple[int, str]]) -> None:
         new = f"{self.path}.new"
         with open(new, "w", encoding="utf-8", errors="surrogateescape") as file:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 
 from vzpy.kernel import quotactl as q
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from vzpy.model import IdRange
 
 KINDS = (q.USRQUOTA, q.GRPQUOTA)
+_JUST = 5  # seconds
 _OFF = (errno.ESRCH, errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL)
 
 def open_tree(path: str) -> int:
@@ -72,50 +72,6 @@ def project_of(fd: int) -> int:
             return 0
         raise
     return projid if xflags & q.FS_XFLAG_PROJINHERIT else 0
-
-
-def attach(path: str, project: int) -> None:
-    """Put a tree under a project, whatever it was under; with 0 under none.
-
-    Files first and their directory after them, so that a tree whose top has the project is done.
-    Sockets, fifos, device nodes and links keep what they have: the kernel takes a descriptor.
-    Raises OSError."""
-    fd = open_tree(path)
-    try:
-        _attach(fd, project, os.fstat(fd).st_dev)
-    finally:
-        os.close(fd)
-
-
-def _attach(folder: int, project: int, device: int) -> None:
-    with os.scandir(folder) as entries:
-        found = [(e.name, e.stat(follow_symlinks=False)) for e in entries]
-    for name, about in found:
-        is_dir = stat.S_ISDIR(about.st_mode)
-        if about.st_dev != device or not (is_dir or stat.S_ISREG(about.st_mode)):
-            continue
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            fd = os.open(name, flags | (os.O_DIRECTORY if is_dir else 0), dir_fd=folder)
-        except OSError as err:
-            if err.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
-                continue  # a living tree
-            raise
-        try:
-            if is_dir:
-                _attach(fd, project, device)
-            else:
-                _put(fd, project, inherit=False)
-        finally:
-            os.close(fd)
-    _put(folder, project, inherit=bool(project))
-
-
-def _put(fd: int, project: int, inherit: bool) -> None:
-    xflags, now = q.fsgetxattr(fd)
-    wanted = xflags & ~q.FS_XFLAG_PROJINHERIT | (q.FS_XFLAG_PROJINHERIT if inherit else 0)
-    if (xflags, now) != (wanted, project):
-        q.fssetxattr(fd, wanted, project)
 
 
 def read(fd: int, kind: int, qid: int) -> q.Dqblk:
@@ -177,6 +133,27 @@ def _hard(row: Row) -> int:
 
 def _timer(used: int, row: Row, now: int, shift: int = 0) -> int:
     return (row.expires or now + row.grace) if is_over(used, row, shift) else 0
+
+
+def shorten(fd: int, kind: int, qid: int, graces: tuple[int, int], just: bool = False) -> bool:
+    """The kernel starts the grace of the whole file system when a soft limit is exceeded: make
+    that the grace of the VPS (space, inodes; seconds). Returns whether something was changed.
+
+    just  it was exceeded this moment, so that a shorter time of the file system is lengthened"""
+    found, now = read(fd, kind, qid), int(time.time())
+    new, valid = found, 0
+    kernel = q.getinfo(fd, kind)
+    for name, timer, grace, usual, bit in (
+        ("btime", found.btime, graces[0], kernel[0], q.QIF_BTIME),
+        ("itime", found.itime, graces[1], kernel[1], q.QIF_ITIME),
+    ):
+        is_new = just and abs(timer - now - usual) <= _JUST
+        if timer and grace != usual and (timer > now + grace or is_new):
+            new = replace(new, **{name: now + grace})
+            valid |= bit
+    if valid:
+        q.setquota(fd, kind, qid, new, valid)
+    return bool(valid)
 
 
 def unlimit(fd: int, project: int) -> None:

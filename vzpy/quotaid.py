@@ -13,7 +13,7 @@ import errno
 import os
 import time
 
-from vzpy import quota
+from vzpy import quota, quotatree
 from vzpy.fault import fault
 from vzpy.kernel import quotactl as q
 from vzpy.kernel.proc import boot_id, mounts_below
@@ -78,18 +78,23 @@ class NotPossible(QuotaError):
 
 
 class Quota:
-    """file  where its record is; raises QuotaError, OSError"""
+    """file    where its record is
+    folder  of the node's quota files, when it lies elsewhere
 
-    def __init__(self, number: int, file: str, registry: Registry | None = None) -> None:
+    Methods raise QuotaError, OSError."""
+
+    def __init__(
+        self, number: int, file: str, registry: Registry | None = None, folder: str = ""
+    ) -> None:
         self.number, self.file = number, file
+        self.folder = folder or os.path.dirname(file)
         self.registry = registry or Registry()
 
     def locked(self) -> Flock:
-        """One change of a folder's quotas at a time."""
-        folder = os.path.dirname(self.file)
+        """One change of a node's quotas at a time."""
         try:
-            os.makedirs(folder, 0o700, exist_ok=True)
-            return Flock(f"{folder}/.lock")
+            os.makedirs(self.folder, 0o700, exist_ok=True)
+            return Flock(f"{self.folder}/.lock")
         except OSError as err:
             raise QuotaError.of(f"Cannot lock quota {self.number}", err, QuotaError.LOCK) from err
 
@@ -143,7 +148,7 @@ class Quota:
                 f"{path} crosses a mount point: {inside[0]}", QuotaError.MOUNTPOINTS
             )
         fault("quota-attach")
-        quota.attach(path, project)
+        quotatree.attach(path, project)
 
     def init(self, path: str, asked: Asked) -> QuotaFile:
         """Make the file anew, off. Raises QuotaError 5 when it is on."""
@@ -240,9 +245,10 @@ class Quota:
             if had:
                 self._clear(had)
                 if detach and os.path.isdir(had.path):
-                    quota.attach(had.path, 0)
+                    quotatree.attach(had.path, 0)
             fault("quota-drop")
             os.unlink(self.file)
+            self.registry.release(self.file)
 
     def _clear(self, had: QuotaFile) -> None:
         """No limit of this quota is left in the kernel, whatever the file says of on and off."""
@@ -289,11 +295,21 @@ class Quota:
     def stat(self, update: bool = True) -> QuotaFile:
         """What the kernel has now; the file is brought up to date. Raises QuotaError 6."""
         found = self.running()
+        self.shorten(found)
         found = self.with_ugids(self._counted(found, found.path))
         if update:
             with self.locked():
                 save(self.file, found)
         return found
+
+    def shorten(self, found: QuotaFile, just: bool = False) -> None:
+        """The grace of the quota in place of that of the file system (quota.shorten)."""
+        fd = self._open(found.path)
+        try:
+            graces = (found.space.grace, found.inodes.grace)
+            quota.shorten(fd, q.PRJQUOTA, found.project, graces, just)
+        finally:
+            os.close(fd)
 
     def with_ugids(self, found: QuotaFile) -> QuotaFile:
         """With the users and groups as the kernel has them now, when they are limited."""

@@ -191,6 +191,7 @@ ABILITIES = {
     "mkfs.xfs": _program("mkfs.xfs"),
     "tmpfs": _tmpfs,
     "disks": _disks,
+    "quota template": lambda: "" if quota_tarball() else "none in the cache, and none can be built",
     "project quota": _project_quota,
     "debian template": _template(DEBIAN),
     **{f"{name} template": _template(name) for name in INITS.values()},
@@ -459,11 +460,27 @@ def plant(vps, path: str, content: str | bytes = "", mode: int = 0o644, link: st
 IDLE = "#!/bin/sh\nexec sleep 1000000\n"
 
 
+QUOTA = "debian-12-quota-x86_64"
+
+
+def quota_tarball() -> Path | None:
+    """The smallest Debian that has the quota tools, kept over sessions: no recipe of ours."""
+    made = CACHE / "templates" / f"{QUOTA}.tar.zst"
+    if not made.exists() and shutil.which("mmdebstrap"):
+        made.parent.mkdir(parents=True, exist_ok=True)
+        new = made.with_name(f"new-{os.getpid()}.tar.zst")
+        argv = ["mmdebstrap", "--variant=minbase", "--include=quota", "bookworm", new]
+        subprocess.run(argv, capture_output=True)
+        if new.exists():
+            new.rename(made)
+    return made if made.exists() else None
+
+
 def debian_store(name: str = DEBIAN) -> str:
     """A template folder with a Debian template, its tree kept over sessions."""
     store = CACHE / "debian"
     (store / "cache").mkdir(parents=True, exist_ok=True)
-    tarball = debian_tarball(name)
+    tarball = quota_tarball() if name == QUOTA else debian_tarball(name)
     assert tarball
     link = store / "cache" / tarball.name
     if not link.is_symlink():

@@ -82,7 +82,8 @@ def ensure_debian_template() -> None:
     """The node tests want it and have no network inside, so it is made here, once."""
     node = CHECKOUT / "tests/node"
     done = subprocess.run(
-        [sys.executable, "-c", "import tools; print(tools.debian_tarball())"],
+        [sys.executable, "-c",
+         "import tools; print(tools.debian_tarball(), tools.quota_tarball())"],
         cwd=node,
         env=os.environ | {"PYTHONPATH": f"{node}:{CHECKOUT}", "VZ_TEST_CACHE": str(cache_dir())},
         stdout=subprocess.PIPE,

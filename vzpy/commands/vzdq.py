@@ -67,8 +67,9 @@ def quota_of(word: str, given: dict[str, str]) -> Quota:
     if not (word.isascii() and word.isdigit() and 0 < int(word) < 2**31):
         raise UsageError(f"Quota id is no number from 1: {word}", QuotaError.USAGE)
     file = given.get("c")
-    return Quota(int(word), os.path.abspath(file) if file else
-                 NodePaths.of().quota_file(int(word)))
+    paths = NodePaths.of()
+    path = os.path.abspath(file) if file else paths.quota_file(int(word))
+    return Quota(int(word), path, folder=paths.vzquota)
 
 
 def parts(given: dict[str, str]) -> str:

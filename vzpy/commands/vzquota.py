@@ -44,8 +44,8 @@ COMMANDS: dict[str, tuple[tuple[Option, ...], str]] = {
     "setlimit": ((_PATH, *_LIMITS, *_MORE, _FORCE, *_FILE), "change limits"),
     "setlimit2": (
         (
-            Option("uid", "number", "a user", short="u"),
-            Option("gid", "number", "a group", short="g"),
+            Option("uid", help="of the user that stands before the limits", short="u"),
+            Option("gid", help="of the group that stands before the limits", short="g"),
             Option("times", help="grace times instead of limits", short="t"),
             _PATH, *_FILE,
         ),
@@ -72,7 +72,7 @@ class Call:
         self.number, self.rest = int(rest[0]), rest[1:]
         if self.rest and command != "setlimit2":
             raise UsageError(f"Extra arguments: {' '.join(self.rest)}", QuotaError.USAGE)
-        self.quota = Quota(self.number, self._file())
+        self.quota = Quota(self.number, self._file(), folder=NodePaths.of().vzquota)
 
     def __contains__(self, name: str) -> bool:
         return name in self.given
@@ -256,14 +256,12 @@ def _setlimit2(call: Call) -> int:
             bgrace, igrace = map(quotatext.seconds, call.rest)
             call.quota.set_graces(tuple(kinds) or (0, 1), bgrace, igrace)
             return 0
-        bsoft, bhard, isoft, ihard = map(_number, call.rest)
+        number, bsoft, bhard, isoft, ihard = map(_number, call.rest)
         (kind,) = kinds
     except ValueError:
         raise UsageError(
             "-u UID or -g GID and four limits are needed, or -t and two times", QuotaError.USAGE
         ) from None
-    number = call.number_of("gid" if kind else "uid")
-    assert number is not None
     call.quota.setlimit2(kind, number, (bsoft, bhard, isoft, ihard))
     return 0
 

@@ -23,7 +23,9 @@ from vzpy.eventd.counters import Counters
 from vzpy.eventd.keeper import Keeper
 from vzpy.eventd.limitwatch import Limits
 from vzpy.eventd.loop import Loop, Timer
+from vzpy.eventd.neighbours import Neighbours
 from vzpy.eventd.quotabroker import QuotaBroker
+from vzpy.eventd.quotagrace import QuotaGrace
 from vzpy.eventd.server import Server
 from vzpy.kernel import process
 from vzpy.model import NodePaths
@@ -57,8 +59,10 @@ class Daemon:
         self.consoles = Consoles(self)
         self.holdings = Holdings(self)
         self.quotas = QuotaBroker(self)
+        self.graces = QuotaGrace(self)
         self.limits = Limits(self)
         self.births = Births(self)
+        self.neighbours = Neighbours(self)
         self.counters = Counters(self)
         self.renewing = False
         self._idle_timer: Timer | None = None
@@ -75,6 +79,7 @@ class Daemon:
             if not self.consoles.adopts(name, fd):
                 self.holdings.adopt(name, fd)
         self.births.adopt()
+        self.graces.start()
         self.log(f"vzeventd started, pid {os.getpid()}, with {self.births.count()} running VPSs")
         self.changed()
         self.loop.run()

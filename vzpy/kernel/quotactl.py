@@ -86,6 +86,14 @@ def setquota(fd: int, kind: int, qid: int, dqblk: Dqblk, valid: int) -> None:
     quotactl_fd(fd, Q_SETQUOTA, kind, qid, DQBLK.pack(*dqblk.__dict__.values(), valid))
 
 
+def getinfo(fd: int, kind: int) -> tuple[int, int]:
+    """Grace of space and of inodes, seconds, for all of that kind on the file system."""
+    addr = DQINFO.pack(0, 0, 0, 0)
+    quotactl_fd(fd, Q_GETINFO, kind, 0, addr)
+    bgrace, igrace, _, _ = DQINFO.unpack(addr)
+    return bgrace, igrace
+
+
 def fsgetxattr(fd: int) -> tuple[int, int]:
     """(FS_XFLAG_ bits, project id) of a file or directory."""
     fields = _FSXATTR.unpack(fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, bytes(_FSXATTR.size)))

@@ -104,6 +104,17 @@ class _failing:
         raise raised from err
 
 
+def refuse_ugids(vps: VPS) -> None:
+    """Users and groups are limited in layouts that quota tools know. Raises VzError 67."""
+    if vps.layout == "overlay":
+        raise VzError(
+            "Unable to apply new quota values: ugid quota not initialized",
+            Exit.DQ_UGID_NOTINITIALIZED,
+            hint="Quota tools inside do not work on an overlay root. Change the layout first:"
+            f" vzctl convert {vps.ctid} --layout simfs",
+        )
+
+
 def device_inside(vps: VPS, not_applied: list[str]) -> str:
     """The name below /dev that quota tools inside look for: what the mount table shows of /.
 

@@ -61,6 +61,10 @@ def set_params(vps: VPS, params: Mapping[str, object], save: bool, report: Repor
     changed = edits.changes(given, OPTIONS, vps.config, vps.ctid)
     if "applyconfig" in given:
         changed |= from_sample(vps, given["applyconfig"], report)
+    if int(changed.get("QUOTAUGIDLIMIT") or 0) and vps.ctid:
+        from vzpy.story import disk
+
+        disk.refuse_ugids(vps)
     if facts:
         needs_restart = _needs_restart(vps, changed, given.get("setmode"), report)
         if needs_restart and given.get("setmode") == "restart":

@@ -1,0 +1,178 @@
+"""The second level of disk quota: stock quota tools inside an unprivileged VPS."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from test_quota import disk, of  # noqa: F401  # the fixture
+
+import tools
+from vzpy import config, quota
+from vzpy.errors import Exit, VzError
+from vzpy.kernel import quotactl as q
+
+pytestmark = tools.needs("disks", "project quota", "quota template")
+LIMITS = {"diskspace": "900M:1G", "diskinodes": "60000:60000", "quotatime": 0}
+
+
+@pytest.fixture
+def node(disk, make_node):  # noqa: F811
+    """Private areas lie on the disk; the template brings the quota tools."""
+    made = make_node(tools.debian_store(tools.QUOTA))
+    config.save(f"{made.paths.etc}/vz.conf", {
+        "VE_PRIVATE": f"{disk}/private/$VEID", "DEF_OSTEMPLATE": tools.QUOTA,
+    })
+    return type(made)(etc=made.paths.etc, run=made.paths.run)
+
+
+@pytest.fixture
+def two(node):
+    """Started as systemd would be, but with less: an init that sleeps."""
+    made = []
+    for number in (101, 102):
+        vps = node.create(number, quotaugidlimit=20, **LIMITS)
+        assert vps.layout == "simfs"
+        idle(vps)
+        vps.start()
+        made.append(vps)
+    return made
+
+
+def idle(vps) -> None:
+    from pathlib import Path
+
+    init = Path(vps.private, "sbin/init")
+    init.unlink()
+    init.write_text(tools.IDLE)
+    init.chmod(0o755)
+
+
+def words(text: str, first: str) -> list[str]:
+    """The row that begins with a word, as repquota prints it."""
+    return next(line.split() for line in text.splitlines() if line.split()[:1] == [first])
+
+
+def test_stock_tools(two, vzctl, cli):
+    vps, other = two
+    tools.sh(vps, "useradd bob; useradd ann; mkdir -m 1777 /d")
+    assert tools.sh(vps, "setquota -u bob 1000 1200 20 30 /") == ""
+    row = words(tools.sh(vps, "repquota -u /"), "bob")
+    assert row[3:] == ["1000", "1200", row[5], "20", "30"]
+
+    # As bob: to the byte, then no more; and in the other VPS, with the same number, no limit.
+    fill = "su bob -c 'dd if=/dev/zero of=/d/fill bs=4k count=500 conv=fsync 2>&1'"
+    fill += "; stat -c %b /d/fill"
+    said = tools.sh(vps, fill)
+    assert "quota exceeded" in said and int(said.split()[-1]) == 2 * 1200
+    row = words(tools.sh(vps, "repquota -u /"), "bob")
+    assert row[1:5] == ["+-", "1200", "1000", "1200"]
+    tools.sh(other, "useradd bob; mkdir -m 1777 /d")
+    said = tools.sh(other, fill)
+    assert "exceeded" not in said and int(said.split()[-1]) == 2 * 2000
+    row = words(tools.sh(other, "repquota -u /"), "bob")
+    assert row[2:5] == ["2000", "0", "0"]
+
+    # bob sees himself, and nobody else; and sets nothing.
+    assert "1200*" in vps.exec(["su", "bob", "-c", "quota -w"]).stdout.decode()
+    done = vps.exec(["su", "bob", "-c", "quota -u ann"])
+    assert done.returncode
+    done = vps.exec(["su", "bob", "-c", "/usr/sbin/setquota -u bob 0 0 0 0 /"])
+    assert done.returncode
+    # Nor does a root of a user namespace of his own.
+    done = vps.exec(["su", "bob", "-c", "unshare -Ur /usr/sbin/setquota -u 1000 0 0 0 0 /"])
+    assert done.returncode
+    assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1000", "1200"]
+
+    # Groups, grace times, an editor.
+    tools.sh(vps, "setquota -g ann 500 600 0 0 /; setquota -t 120 240 /")
+    text = tools.sh(vps, "repquota -g /")
+    assert "Block grace time: 00:02; Inode grace time: 00:04" in text.replace("  ", " ")
+    assert words(text, "ann")[3:5] == ["500", "600"]
+    tools.sh(vps, "EDITOR='sed -i s/1200/1300/' edquota -u bob")
+    assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1000", "1300"]
+
+    # The host sees the same.
+    ran = cli("vzquota", "stat", 101, "-t")
+    assert ran.code == 0
+    assert "User/group quota: on,active" in ran.stdout
+    assert "1000         user 1k-blocks        1200        1000        1300" in ran.stdout
+    assert cli("vzquota", "setlimit2", 101, "-u", 1001, 70, 80, 0, 0).code == 0
+    assert words(tools.sh(vps, "repquota -u /"), "ann")[3:5] == ["70", "80"]
+
+    # A stop and a start keep all that; a destroy leaves nothing in the kernel.
+    vps.stop(fast=True)
+    vps.start()
+    assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1000", "1300"]
+    ids, private = vps.ids, vps.node.config.raw("VE_PRIVATE").rpartition("/")[0]
+    vps.stop(fast=True)
+    vps.destroy()
+    fd = quota.open_tree(private)
+    assert not [u for u in quota.ugids(fd, ids) if quota.has_limits(u.dqblk)]
+
+
+def test_grace_of_a_user_is_the_vps_s(two):
+    vps, _ = two
+    tools.sh(vps, "useradd bob; mkdir -m 1777 /d; setquota -t 60 60 /; setquota -u bob 100 0 0 0 /")
+    tools.sh(vps, "su bob -c 'dd if=/dev/zero of=/d/fill bs=4k count=50 conv=fsync 2>&1'")
+    fd = quota.open_tree(vps.private)
+    left = tools.wait_for(
+        lambda: 0 < (t := q.getquota(fd, q.USRQUOTA, vps.ids.base + 1000).btime - time.time())
+        <= 61 and t
+    )
+    assert left > 10
+
+
+def test_the_daemon_may_die(two, cli):
+    """Its listeners are kept, and the next one answers."""
+    vps, _ = two
+    tools.sh(vps, "useradd bob")
+    assert cli("vzeventd", "--replace").code == 0
+    assert tools.sh(vps, "setquota -u bob 1000 1200 0 0 / && repquota -u / | grep -c bob") == "1\n"
+
+
+def test_more_users_than_allowed(two):
+    vps, _ = two
+    line = "for i in $(seq 2000 2030); do setquota -u $i 10 10 0 0 / || break; done 2>/dev/null"
+    vps.exec(["sh", "-c", line])
+    done = vps.exec(["setquota", "-u", "3000", "10", "10", "0", "0", "/"])
+    assert done.returncode and b"exceeded" in done.stderr
+
+
+def test_an_overlay_is_refused(node, vzctl):
+    vps = node.create(103, **LIMITS)
+    for more in ((), ("--save",)):
+        ran = vzctl("set", 103, "--quotaugidlimit", "100", *more)
+        assert ran.code == Exit.DQ_UGID_NOTINITIALIZED
+        assert "vzctl convert 103 --layout simfs" in ran.stderr
+    assert not vps.config.own("QUOTAUGIDLIMIT")
+    with pytest.raises(VzError):
+        vps.set(quotaugidlimit=5)
+
+
+def test_a_hostile_caller(two):
+    vps, _ = two
+    device = tools.sh(vps, "awk '$2 == \"/\" {print $1}' /proc/mounts").strip()
+    assert tools.sh(vps, f"stat -c '%F %a' {device}") == "block special file 0\n"
+    assert vps.exec(["head", "-c1", device]).returncode
+    assert vps.exec(["chmod", "600", device]).returncode
+    done = vps.exec(["perl", "-e", _perl(device)])
+    assert done.returncode == 0, done
+    assert done.stdout.decode().split() == "0 3 3 3 19 19 14 1 1 1 1 1 0".split(), done
+
+
+def _perl(device: str) -> str:
+    """Debian's smallest system has perl, not python."""
+    return r"""
+sub call { my ($cmd, $kind, $special, $id, $addr) = @_; $! = 0;
+  my $r = syscall(179, $cmd << 8 | $kind, $special, $id, $addr); return $r < 0 ? $!+0 : 0 }
+my $buf = "\0" x 256; my $full = "\xff" x 72; my $d = "DEVICE";
+print join(" ",
+  call(0x800007, 0, $d, 0, $buf), call(0x800007, 2, $d, 101, $buf),
+  call(0x800007, 0, $d, 65536, $buf), call(0x800007, 0, $d, 4294967295, $buf),
+  call(0x800007, 0, "/dev/vda", 0, $buf), call(0x800007, 0, "x" x 5000, 0, $buf),
+  call(0x800007, 0, 8, 0, $buf), call(0x800008, 0, $d, 0, $full),
+  call(0x800003, 0, $d, 0, $buf), call(0x800002, 0, $d, 4, $buf),
+  call(0x5806, 0, $d, 0, $buf), call(0x123456, 0, $d, 0, $buf),
+  call(0x800001, 0, 0, 0, 0)), "\n";
+""".replace("DEVICE", device)

@@ -1,0 +1,106 @@
+"""Grace times of VPSs (quota.md 6.3). The kernel has one for each kind of quota of a file system;
+whenever somebody exceeds a soft limit it tells, and the time it began is changed to the VPS's own.
+
+While no daemon runs that of the file system holds, until the next daemon or `vzquota stat`."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from vzpy import quota, state
+from vzpy.errors import VzError
+from vzpy.kernel import quotactl, quotanetlink
+from vzpy.projects import Registry
+from vzpy.quotafile import load
+from vzpy.quotaid import Quota, is_on
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.eventd.main import Daemon
+    from vzpy.quotafile import QuotaFile
+
+# The kernel warns before it has begun the time (xfs: when the transaction ends).
+_DELAYS = (0.05, 1.0)
+
+
+class QuotaGrace:
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.registry = Registry()
+        self.waiting: set[tuple[int, int]] = set()
+        try:
+            self.sock = quotanetlink.subscribe()
+        except OSError:
+            return  # a kernel without quota
+        daemon.loop.watch(self.sock.fileno(), select.EPOLLIN, self._ready)
+        daemon.busy.append(lambda: any(is_on(q) for q in map(self._load, self._own()) if q))
+
+    def start(self) -> None:
+        """What was exceeded while nobody looked."""
+        for number in self._own():
+            found = self._load(number)
+            if found and is_on(found):
+                try:
+                    self._quota(number).shorten(found)
+                except (VzError, OSError):
+                    pass  # its tree is gone
+
+    def _ready(self, _: int) -> None:
+        for kind, qid, warning, _device in quotanetlink.warnings(self.sock):
+            if warning in (quotanetlink.ISOFTWARN, quotanetlink.BSOFTWARN):
+                key = (kind, qid)
+                if key not in self.waiting:
+                    self.waiting.add(key)
+                    self._later(key, 0)
+
+    def _later(self, key: tuple[int, int], tries: int) -> None:
+        def look() -> None:
+            try:
+                self._exceeded(*key)
+            except (VzError, OSError):
+                pass  # it has just been switched off
+            if tries + 1 < len(_DELAYS):
+                self._later(key, tries + 1)
+            else:
+                self.waiting.discard(key)
+
+        self.daemon.loop.after(_DELAYS[tries], look)
+
+    def _exceeded(self, kind: int, qid: int) -> None:
+        if kind == quotactl.PRJQUOTA:
+            folder, _, name = self.registry.file_of(qid).rpartition("/quota.")
+            if folder == self.daemon.paths.vzquota and name.isdigit():
+                found = self._load(int(name))
+                if found and is_on(found):
+                    self._quota(int(name)).shorten(found, just=True)
+            return
+        for ctid in state.running_ids(self.daemon.paths):
+            facts = state.read_facts(self.daemon.paths, ctid)
+            if not facts or not facts.broker or not facts.base <= qid < facts.base + facts.count:
+                continue
+            found = self._load(ctid)
+            if found and found.ugid_active:
+                fd = quota.open_tree(found.path)
+                try:
+                    bgrace, igrace = found.graces[2 * kind : 2 * kind + 2]
+                    quota.shorten(fd, kind, qid, (bgrace, igrace), just=True)
+                finally:
+                    os.close(fd)
+
+    def _own(self) -> list[int]:
+        try:
+            names = os.listdir(self.daemon.paths.vzquota)
+        except OSError:
+            return []
+        numbers = (name.removeprefix("quota.") for name in names if name.startswith("quota."))
+        return [int(number) for number in numbers if number.isdigit()]
+
+    def _quota(self, number: int) -> Quota:
+        return Quota(number, self.daemon.paths.quota_file(number), self.registry)
+
+    def _load(self, number: int) -> QuotaFile | None:
+        try:
+            return load(self.daemon.paths.quota_file(number), number)
+        except VzError:
+            return None
