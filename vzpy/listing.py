@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import config, names, state
+from vzpy import config, names, netnotes, state
 from vzpy.amounts import UNLIMITED
 from vzpy.kernel import proc
 from vzpy.model import CTID_MAX, layout_name
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vzpy.columns import Field
     from vzpy.config import Config
     from vzpy.model import Facts, NodePaths
+    from vzpy.quotafile import Row as QuotaRow
     from vzpy.story.beancounters import Count, Look, Shared
 
 RUNNING, STOPPED, MOUNTED, SUSPENDED = "running", "stopped", "mounted", "suspended"
@@ -66,6 +67,7 @@ class Row:
         self._config: Config | None = None
         self._pairs: dict[str, tuple[int, int]] = {}
         self._look: Look | None = None
+        self._rows: dict[str, QuotaRow] | None = None
 
     @property
     def config(self) -> Config:
@@ -110,8 +112,12 @@ class Row:
 
     @property
     def addresses(self) -> list[str]:
+        """Those that it has; of one that does not run those that it will have."""
+        if self.facts:
+            notes = netnotes.read(state.directory(self.node.paths, self.ctid))
+            return [note[1].partition("/")[0] for note in notes if note[0] == netnotes.ADDRESS]
         found: list[str] = self.config.value("IP_ADDRESS") or []
-        return [address.partition("/")[0] for address in found] if self.facts else found
+        return found
 
     @property
     def uptime(self) -> float | None:
@@ -152,9 +158,29 @@ class Row:
         return self._look.count(key.lower())
 
     def disk_limits(self, key: str) -> tuple[int | None, int | None]:
-        """Soft and hard limit of a disk quota."""
+        """Soft and hard limit of a disk quota: those in force, else those of the configuration."""
+        if row := self._quota.get(key):
+            return row.soft, row.hard
         pair: tuple[int | None, int | None] = self.config.value(key) or (None, None)
         return pair
+
+    def disk_used(self, key: str) -> int | None:
+        """KiB or inodes in use, while the quota is on."""
+        row = self._quota.get(key)
+        return None if row is None else row.used if key == "DISKINODES" else -(-row.used >> 10)
+
+    @property
+    def _quota(self) -> dict[str, QuotaRow]:
+        """By parameter, as the kernel counts now; nothing while the quota is off."""
+        if self._rows is None:
+            self._rows = {}
+            file = self.node.paths.quota_file(self.ctid)
+            if os.path.exists(file):
+                from vzpy.quotaid import counted
+
+                if found := counted(self.ctid, file):
+                    self._rows = {"DISKSPACE": found.space, "DISKINODES": found.inodes}
+        return self._rows
 
 
 def collect(

@@ -12,7 +12,7 @@ import time
 from vzpy.errors import Exit, Locked, VzError
 from vzpy.events import silent
 from vzpy.kernel.proc import boot_id, slurp, starttime
-from vzpy.model import Facts, NodePaths
+from vzpy.model import RUN, Facts, NodePaths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,8 +112,39 @@ def forget(paths: NodePaths, ctid: int) -> None:
             os.unlink(f"{where}/{name}")
         except OSError:
             pass
+    unname_netns(paths, ctid)
     try:
         os.rmdir(where)
+    except OSError:
+        pass
+
+
+def netns_name(paths: NodePaths, ctid: int) -> str:
+    """Where `ip netns exec N` looks (ip-netns(8)); nodes beside the default one do not mix in."""
+    folder = "/run" if paths.run == RUN else paths.run
+    return f"{folder}/netns/{ctid}"
+
+
+def name_netns(paths: NodePaths, facts: Facts) -> None:
+    """Give the network namespace of a VPS its number as a name. A link, unlike the mount that `ip`
+    makes, holds nothing of a VPS that has ended. What somebody else put there stays."""
+    name = netns_name(paths, facts.ctid)
+    unname_netns(paths, facts.ctid)
+    try:
+        os.makedirs(os.path.dirname(name), 0o755, exist_ok=True)
+        os.symlink(f"/proc/{facts.pid}/ns/net", name)
+    except OSError:
+        pass  # a convenience
+
+
+def unname_netns(paths: NodePaths, ctid: int) -> None:
+    """Absence is success."""
+    name = netns_name(paths, ctid)
+    try:
+        if os.readlink(name).startswith("/proc/"):
+            os.unlink(name)
+        if paths.run != RUN:
+            os.rmdir(os.path.dirname(name))  # with the last name in it
     except OSError:
         pass
 

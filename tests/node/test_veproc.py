@@ -7,7 +7,7 @@ import pytest
 from vzpy import veproc
 
 
-def test_veinfo_and_veip(node, vps, cli):
+def test_veinfo_and_veip(lan, node, vps, cli):
     vps.set(ipadd=["10.9.0.1", "fd00:9::1"])
     node.create(102)
     vps.start()

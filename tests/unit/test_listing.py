@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from vzpy import state
+from vzpy import netnotes, state
 from vzpy.commands import vzlist
 from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts, NodePaths
@@ -34,12 +34,12 @@ class Node:
         if values.get("NAME"):
             self.link(values["NAME"], ctid)
         if running:
-            self.run(ctid)
+            self.run(ctid, values.get("IP_ADDRESS", ""))
 
     def link(self, name, ctid):
         os.symlink(f"{self.paths.conf}/{ctid}.conf", self.tmp / f"etc/names/{name}")
 
-    def run(self, ctid, **changes):
+    def run(self, ctid, addresses="", **changes):
         cgroup = self.tmp / f"cgroup/{ctid}"
         (cgroup / "ve/init.scope").mkdir(parents=True)
         (cgroup / "cgroup.threads").touch()
@@ -52,6 +52,8 @@ class Node:
             "cgroup": str(cgroup), "init": "busybox", "daemon": False, "started": 0.0,
         }  # fmt: skip
         state.write_facts(self.paths, Facts(**{**facts, **changes}))
+        notes = [(netnotes.ADDRESS, address) for address in addresses.split()]
+        netnotes.write(state.directory(self.paths, ctid), notes)
         return cgroup
 
 

@@ -43,6 +43,7 @@ from vzpy.sync import CONSOLE, GO, LISTENER, MAPPED, NOTIFY, PID, READY, WARN, C
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from vzpy.events import Report
     from vzpy.vps import VPS
@@ -194,7 +195,12 @@ def prepared(
     _step("facts", report)
     facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon, bool(device))
     state.write_facts(node.paths, facts)
+    if limits.has_bounds(vps.config):
+        from vzpy.story import bounds
+
+        not_applied += bounds.inside(vps.config, facts)
     talk.ours.send(MAPPED)
+    state.name_netns(node.paths, facts)
     if networked:
         net.wire(vps, facts, report, undo)
         if vps.config.value("RATE"):
@@ -250,6 +256,7 @@ def prepare(
         if quota_device:
             devices.make_inert(made, quota_device, os.stat(vps.private).st_dev)
             nodes = (*nodes, quota_device)
+    rlimits, seen = _bounded(vps, talk, below)
     if vps.layout == "image":
         show_as(tree, vps.ids)
     kind = inits.kind_in_tree(tree)
@@ -276,11 +283,12 @@ def prepare(
         env=tuple((k.encode(), v.encode()) for k, v in env.items()),
         capabilities=capabilities.bounding(vps.config.value("CAPABILITY") or {}),
         filters=syscalls.programs(vps.node.paths.state, vps.config.own("NETFILTER") or ""),
-        seen=rootfs.Seen(container=container, uuid=uuid),
+        seen=rootfs.Seen(container, uuid, **seen),
         below=tuple(path for path, _ in below),
         kind=kind,
         pty=pty,
         nodes=nodes,
+        rlimits=rlimits,
         notify=notify,
         handover=syscalls.quota_handover() if quota_device else b"",
     )
@@ -291,6 +299,21 @@ def prepare(
         below=tuple(fd for _, fd in below),
     )
     return birth, handed
+
+
+def _bounded(
+    vps: VPS, talk: Conversation, below: list[tuple[str, int]]
+) -> tuple[tuple[tuple[int, int], ...], dict[str, Any]]:
+    """rlimits, and fields of Seen, of a VPS with limits of that kind; a devpts that is the host's
+    is added to `below`."""
+    if not limits.has_bounds(vps.config):
+        return (), {}
+    from vzpy.story import bounds
+
+    wanted = bounds.of_birth(vps.config)
+    if wanted.ptys:
+        below.append(("dev/pts", talk.hand_over(bounds.devpts(wanted.ptys, vps.ids))))
+    return wanted.rlimits, {"shm_size": wanted.shm_size, "own_pts": not wanted.ptys}
 
 
 def facts_of(
