@@ -20,6 +20,8 @@ CONTROLLERS = ("cpu", "memory", "pids", "io", "cpuset")
 # Files a delegatee may write, where /sys/kernel/cgroup/delegate does not say (before Linux 4.15).
 _DELEGATE = ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control")
 
+# cgroups that a VPS may make: systemd needs some hundreds, and every look at a VPS walks them all.
+_DESCENDANTS = 10000
 _LEAF_YOUTH = 120  # seconds, above any time that a launch may take
 
 _mountpoint: str | None = None
@@ -54,6 +56,7 @@ def make(path: str, ids: IdRange) -> None:
     for directory in (path, f"{path}/ve"):
         mkdir(directory)
     enable(path)
+    write(path, "cgroup.max.descendants", str(_DESCENDANTS))
     delegate(f"{path}/ve", ids)
 
 

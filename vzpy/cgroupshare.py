@@ -115,9 +115,15 @@ def cpus_of_nodes(nodes: list[int], sys: str = "/sys") -> list[int]:
 
 
 def write_cpuset(path: str, kind: str, numbers: list[int]) -> bool:
-    """cpuset.cpus or cpuset.mems; an empty list is no restriction. False when it cannot be."""
+    """cpuset.cpus or cpuset.mems; an empty list is no restriction. False when it cannot be.
+
+    A cgroup with tasks in it may not lose its list on kernels before 6.6 or so (ENOSPC): there it
+    gets all that the node has now."""
     try:
+        if not numbers and not slurp(f"{path}/cpuset.{kind}").strip():
+            return True
         cgroups.write(path, f"cpuset.{kind}", ",".join(map(str, numbers)) or "\n")
     except OSError:
-        return False
+        everything = allowed(os.path.dirname(path), kind)
+        return bool(not numbers and everything and write_cpuset(path, kind, everything))
     return True
