@@ -291,3 +291,33 @@ def test_compact_of_others(vzctl, node):
     assert (done.code, done.stdout) == (0, "Compact only makes sense for ploop containers\n")
     with pytest.raises(VzError, match="only makes sense"):
         node.vps(102).compact()
+
+
+@pytest.mark.parametrize("fs", FS)
+@tools.needs("project quota")
+def test_users_and_groups(node, fs):
+    """The kernel counts and limits them; one switched on later too."""
+    vps = node.create(101, **of(fs))
+    vps.start()
+    tools.sh(vps, "head -c 1000000 /dev/zero > /f; chown 7:8 /f")
+    vps.stop(fast=True)
+    vps.set(quotaugidlimit=100)
+    vps.start()
+    line = tools.sh(vps, "grep ' / ' /proc/mounts")
+    assert "grpquota" in line or "gquota" in line
+    done = subprocess.run(["repquota", "-unv", vps.root], capture_output=True, text=True)
+    rows = [x.split() for x in done.stdout.splitlines() if x.startswith("#7 ")]
+    assert rows and 900 < int(rows[0][2]) < 1100, done
+
+
+@tools.needs("mke2fs")
+def test_users_and_groups_where_they_cannot_be_counted(vzctl, vps):
+    """It is told, and the VPS runs."""
+    assert vzctl("set", 101, "--quotaugidlimit", "100", "--save").code == 0
+    done = vzctl("start", 101)
+    assert done.code == 0, done
+    counted = "grpquota" in tools.sh(vps, "grep ' / ' /proc/mounts")
+    assert counted != ("quotaugidlimit" in done.stderr)
+    vps.stop(fast=True)
+    vps.mount()
+    vps.umount()

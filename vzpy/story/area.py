@@ -39,12 +39,11 @@ def fill(
     OSError."""
     if layout == "overlay":
         _overlay(area, template.ensure_tree(template_dir, name, report, progress), owner)
-    elif layout == "simfs":
+    elif layout == "simfs" and not _shares_blocks(template_dir, area):
         _simfs(area, template.ensure_cache(template_dir, name, report, progress), owner, progress)
     else:
-        assert disk
-        _image(area, template.ensure_tree(template_dir, name, report, progress), owner, disk,
-               progress)
+        tree = template.ensure_tree(template_dir, name, report, progress)
+        _copied(area, layout, tree, owner, disk, progress)
     report(PostCreate())
     root = open_root(area, layout, owner)
     try:
@@ -71,18 +70,30 @@ def _simfs(area: str, tarball: str, owner: IdRange, progress: Progress | None) -
         os.chmod(area, 0o755)
 
 
-def _image(
-    area: str, tree: str, owner: IdRange, disk: Disk, progress: Progress | None
+def _shares_blocks(one: str, other: str) -> bool:
+    """A copy between these folders costs no data."""
+    from vzpy import statecopy
+
+    return statecopy.can_reflink(one, other)
+
+
+def _copied(
+    area: str,
+    layout: str,
+    tree: str,
+    owner: IdRange,
+    disk: Disk | None,
+    progress: Progress | None,
 ) -> None:
     from vzpy import statecopy
     from vzpy.story import moving
 
     source = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    root = empty_root(area, "image", owner, disk)
+    root = empty_root(area, layout, owner, disk)
     try:
-        inside = ids_in("image", owner)
         total = statecopy.measure(source) if progress else 0
-        moving.copy(source, root, inside, inside, progress, total)
+        template_ids = IdRange(0, owner.count)
+        moving.copy(source, root, template_ids, ids_in(layout, owner), progress, total)
     finally:
         os.close(root)
         os.close(source)

@@ -49,7 +49,7 @@ def mount_root(vps: VPS, report: Report, hooks: bool = True) -> list[str]:
     not_applied = quota_on(vps, report)
     try:
         fault("mount-root")
-        by_layout(vps.layout, private, root, vps.ids, vps.config.value("MOUNT_OPTS") or "")
+        not_applied += by_layout(vps, vps.layout, private, root)
         if hooks:
             fault("mount-script")
             scripts.run(vps.node.paths, vps.ctid, "mount")
@@ -80,37 +80,47 @@ def quota_off(vps: VPS, report: Report) -> None:
         disk.off(vps, report)
 
 
-def by_layout(layout: str, private: str, root: str, holder: IdRange, options: str = "") -> None:
-    """options  of an image: MOUNT_OPTS
+def by_layout(vps: VPS, layout: str, private: str, root: str) -> list[str]:
+    """Returns the options that this node does not apply.
 
     Raises OSError; VzError 47 when the template tree is gone, 150 when the image is, 152."""
+    if layout == "image":
+        return mount_image(vps, private, root)
     from vzpy import ns, template  # who only unmounts does not pay for them
 
     if layout == "overlay":
         tree = template.tree_of(private)
-        view = ns.idmap_userns(holder.map_text())
+        view = ns.idmap_userns(vps.ids.map_text())
         try:
             rootfs.mount_overlay(tree, private, root, view)
         finally:
             os.close(view)
-    elif layout == "simfs":
-        view = ns.idmap_userns(b"%d 0 %d\n" % (holder.base, holder.count))
+    else:
+        view = ns.idmap_userns(b"%d 0 %d\n" % (vps.ids.base, vps.ids.count))
         try:
             rootfs.mount_simfs(private, root, view)
         finally:
             os.close(view)
-    else:
-        mount_image(private, root, options)
+    return []
 
 
-def mount_image(private: str, root: str, options: str) -> None:
-    """VE_ROOT = the file system in VE_PRIVATE's image. Raises VzError 150, 152."""
+def mount_image(vps: VPS, private: str, root: str) -> list[str]:
+    """VE_ROOT = the file system in VE_PRIVATE's image; see by_layout()."""
     from vzpy import image
     from vzpy.kernel.mount import move_mount
 
     path = image.path_of(private)
+    options = vps.config.value("MOUNT_OPTS") or ""
+    quota, not_applied = bool(vps.config.value("QUOTAUGIDLIMIT")), []
     try:
-        fd = image.mount(path, options)
+        try:
+            fd = image.mount(path, options, quota=quota)
+        except OSError as err:
+            if not quota or isinstance(err, FileNotFoundError):
+                raise
+            image.drop_quota(path)  # a kernel without it refuses the whole image
+            not_applied.append("quotaugidlimit")
+            fd = image.mount(path, options)
     except FileNotFoundError as err:
         raise VzError.of("Cannot mount the image", err, Exit.IMAGE_NOT_FOUND) from err
     except OSError as err:
@@ -120,6 +130,7 @@ def mount_image(private: str, root: str, options: str) -> None:
         move_mount(fd, root)
     finally:
         os.close(fd)
+    return not_applied
 
 
 def show_as(tree: int, holder: IdRange) -> None:
