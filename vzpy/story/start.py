@@ -27,7 +27,6 @@ from vzpy.events import (
     StartFailed,
     Starting,
     Step,
-    Warned,
     silent,
 )
 from vzpy.fault import fault
@@ -35,15 +34,15 @@ from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts
 from vzpy.record import record
 from vzpy.story import ctscript, devices, enter, limits, owner, parent
+from vzpy.story.conversation import Conversation
 from vzpy.story.mount import mount_root, quota_on, show_as, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
-from vzpy.sync import CONSOLE, GO, LISTENER, MAPPED, NOTIFY, PID, READY, WARN, Channel
+from vzpy.sync import MAPPED, PID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from vzpy.events import Report
     from vzpy.vps import VPS
@@ -195,10 +194,7 @@ def prepared(
     _step("facts", report)
     facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon, bool(device))
     state.write_facts(node.paths, facts)
-    if limits.has_bounds(vps.config):
-        from vzpy.story import bounds
-
-        not_applied += bounds.inside(vps.config, facts)
+    not_applied += limits.inside(vps.config, facts)
     talk.ours.send(MAPPED)
     state.name_netns(node.paths, facts)
     if networked:
@@ -256,7 +252,7 @@ def prepare(
         if quota_device:
             devices.make_inert(made, quota_device, os.stat(vps.private).st_dev)
             nodes = (*nodes, quota_device)
-    rlimits, seen = _bounded(vps, talk, below)
+    rlimits, seen = limits.born_with(vps, talk.hand_over, below)
     if vps.layout == "image":
         show_as(tree, vps.ids)
     kind = inits.kind_in_tree(tree)
@@ -301,21 +297,6 @@ def prepare(
     return birth, handed
 
 
-def _bounded(
-    vps: VPS, talk: Conversation, below: list[tuple[str, int]]
-) -> tuple[tuple[tuple[int, int], ...], dict[str, Any]]:
-    """rlimits, and fields of Seen, of a VPS with limits of that kind; a devpts that is the host's
-    is added to `below`."""
-    if not limits.has_bounds(vps.config):
-        return (), {}
-    from vzpy.story import bounds
-
-    wanted = bounds.of_birth(vps.config)
-    if wanted.ptys:
-        below.append(("dev/pts", talk.hand_over(bounds.devpts(wanted.ptys, vps.ids))))
-    return wanted.rlimits, {"shm_size": wanted.shm_size, "own_pts": not wanted.ptys}
-
-
 def facts_of(
     vps: VPS, pid: int, cgroup: str, kind: str = "unknown", by_daemon: bool = False,
     brokered: bool = False,
@@ -339,71 +320,3 @@ def facts_of(
         netfilter=vps.config.own("NETFILTER") or "",
         broker=vps.node.paths.socket if brokered else "",
     )
-
-
-class Conversation:
-    """The parent's side of sync.py, with the descriptors that only the child needs.
-
-    wait    somebody wants to know when the VPS has booted
-    notify  where its init will say so, -1 when it does not
-    listener  of its quotactl, -1 when nobody hears it"""
-
-    def __init__(self, report: Report, wait: bool = False) -> None:
-        self.report = report
-        self.wait = wait
-        self.notify = self.listener = -1
-        self.ours, self.theirs = Channel.pair()
-        self._handed: list[int] = []
-
-    def __enter__(self) -> Conversation:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.handed_over()
-        self.ours.close()
-        for fd in (self.notify, self.listener):
-            if fd >= 0:
-                os.close(fd)
-
-    def hand_over(self, *fds: int) -> int:
-        self._handed += fds
-        return fds[0]
-
-    def handed_over(self) -> None:
-        """The child has its copies: close ours, or its death would not be seen."""
-        self.theirs.close()
-        while self._handed:
-            os.close(self._handed.pop())
-
-    def ready(self) -> int:
-        """Hear the child out until READY; the master of its console, -1 when it has none."""
-        console = -1
-        while True:
-            word, fields, fd = self.ours.receive()
-            if word == CONSOLE:
-                console = fd
-            elif word == NOTIFY:
-                self.notify = fd
-            elif word == LISTENER:
-                self.listener = fd
-            elif word == WARN:
-                self.report(Warned(text=f"Warning: {fields[0].decode(errors='replace')}"))
-            elif word == READY:
-                return console
-            else:
-                raise VzError("The first process of the container has died", Exit.ENVCREATE)
-
-    def go(self) -> None:
-        """GO, and the silence after it: a socket closed by exec.
-
-        Raises VzError 47 when init cannot be executed."""
-        self.ours.send(GO)
-        try:
-            self.ours.receive()
-        except OSError as err:
-            raise VzError(
-                "Unable to start init, probably incorrect template",
-                Exit.FS_BAD_TMPL,
-                errno=err.errno or 0,
-                hint=f"{err.filename}: {err.strerror}" if err.filename else f"{err.strerror}",
-            ) from err

@@ -1,0 +1,81 @@
+"""What the parent of a new VPS says to its first task and hears from it (drawn in sync.py)."""
+
+from __future__ import annotations
+
+import os
+
+from vzpy.errors import Exit, VzError
+from vzpy.events import Warned
+from vzpy.sync import CONSOLE, GO, LISTENER, NOTIFY, READY, WARN, Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.events import Report
+
+
+class Conversation:
+    """The parent's side of sync.py, with the descriptors that only the child needs.
+
+    wait    somebody wants to know when the VPS has booted
+    notify  where its init will say so, -1 when it does not
+    listener  of its quotactl, -1 when nobody hears it"""
+
+    def __init__(self, report: Report, wait: bool = False) -> None:
+        self.report = report
+        self.wait = wait
+        self.notify = self.listener = -1
+        self.ours, self.theirs = Channel.pair()
+        self._handed: list[int] = []
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handed_over()
+        self.ours.close()
+        for fd in (self.notify, self.listener):
+            if fd >= 0:
+                os.close(fd)
+
+    def hand_over(self, *fds: int) -> int:
+        self._handed += fds
+        return fds[0]
+
+    def handed_over(self) -> None:
+        """The child has its copies: close ours, or its death would not be seen."""
+        self.theirs.close()
+        while self._handed:
+            os.close(self._handed.pop())
+
+    def ready(self) -> int:
+        """Hear the child out until READY; the master of its console, -1 when it has none."""
+        console = -1
+        while True:
+            word, fields, fd = self.ours.receive()
+            if word == CONSOLE:
+                console = fd
+            elif word == NOTIFY:
+                self.notify = fd
+            elif word == LISTENER:
+                self.listener = fd
+            elif word == WARN:
+                self.report(Warned(text=f"Warning: {fields[0].decode(errors='replace')}"))
+            elif word == READY:
+                return console
+            else:
+                raise VzError("The first process of the container has died", Exit.ENVCREATE)
+
+    def go(self) -> None:
+        """GO, and the silence after it: a socket closed by exec.
+
+        Raises VzError 47 when init cannot be executed."""
+        self.ours.send(GO)
+        try:
+            self.ours.receive()
+        except OSError as err:
+            raise VzError(
+                "Unable to start init, probably incorrect template",
+                Exit.FS_BAD_TMPL,
+                errno=err.errno or 0,
+                hint=f"{err.filename}: {err.strerror}" if err.filename else f"{err.strerror}",
+            ) from err
