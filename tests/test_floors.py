@@ -32,7 +32,7 @@ ROOMS = {
     "syscalls": {"syscalls", "netfilter", "squeeze"},
     "config": {"config", "values", "amounts", "words", "options", "edits", "names"},
     "network": {"venet", "antispoof", "dad", "netnotes", "shaping", "traffic", "veth", "netdevs"},
-    "quota": {"quota", "quotabusy", "quotafile", "quotaid", "quotatext", "quotatree",
+    "quota": {"quota", "quotabusy", "quotafile", "quotaid", "quotatext", "quotatree", "quotaugids",
               "projects"},
     "template": {"template", "caches", "recipe", "busybox", "mmdebstrap", "aptsources", "treecheck",
                  "unpack", "untar", "tarpeek", "vztmp"},

@@ -161,7 +161,7 @@ def _part(key: str, kind: str, suffix: str) -> Callable[[Row], int | None]:
             "f": lambda row: row.count(key)[2],
         }[suffix]
     return {
-        "": lambda row: None,
+        "": lambda row: row.disk_used(key) or None,
         "s": lambda row: row.disk_limits(key)[0],
         "h": lambda row: row.disk_limits(key)[1],
     }[suffix]

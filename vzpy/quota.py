@@ -189,6 +189,16 @@ def has_limits(dqblk: q.Dqblk) -> bool:
     return bool(dqblk.bsoftlimit or dqblk.bhardlimit or dqblk.isoftlimit or dqblk.ihardlimit)
 
 
+def timed(new: q.Dqblk, had: q.Dqblk, graces: tuple[int, int]) -> q.Dqblk:
+    """Limits with the time for what is over them already: the one that runs, or a whole grace."""
+    now = int(time.time())
+    over = new.bsoftlimit and had.curspace > new.bsoftlimit << 10
+    btime = (had.btime or now + graces[0]) if over else 0
+    over = new.isoftlimit and had.curinodes > new.isoftlimit
+    itime = (had.itime or now + graces[1]) if over else 0
+    return replace(new, btime=btime, itime=itime)
+
+
 def limit_ugid(fd: int, ids: IdRange, ugid: Ugid) -> None:
     q.setquota(
         fd, ugid.kind, ids.base + ugid.number, ugid.dqblk, q.QIF_LIMITS | q.QIF_TIMES

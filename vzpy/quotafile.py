@@ -72,6 +72,10 @@ class QuotaFile:
     graces: tuple[int, int, int, int] = (WEEK,) * 4  # block, inode of users; of groups
     ugids: tuple[Ugid, ...] = ()
 
+    def graces_of(self, kind: int) -> tuple[int, int]:
+        """Of space and of inodes, for the users (0) or groups (1) inside; seconds."""
+        return self.graces[2 * kind], self.graces[2 * kind + 1]
+
 
 _NUMBERS = ("project", "ugid_limit", "base", "count")
 _FLAGS = ("on", "dirty", "ugid_on", "ugid_active")

@@ -9,9 +9,7 @@ its journal keeps right, is taken. Everything is idempotent, so one that was cut
 
 from __future__ import annotations
 
-import errno
 import os
-import time
 
 from vzpy import quota, quotatree
 from vzpy.fault import fault
@@ -20,7 +18,7 @@ from vzpy.kernel.proc import boot_id, mounts_below
 from vzpy.lockfile import Flock
 from vzpy.model import IdRange
 from vzpy.projects import Registry
-from vzpy.quotafile import QuotaError, QuotaFile, Row, Ugid, load, save
+from vzpy.quotafile import QuotaError, QuotaFile, Row, load, save
 from vzpy.record import record, replace
 
 STEPS = ("quota-attach", "quota-limit", "quota-file", "quota-saved", "quota-unlimit", "quota-drop")
@@ -115,7 +113,7 @@ class Quota:
 
     def require(self, path: str) -> None:
         """Raises NotPossible."""
-        fd = self._open(path)
+        fd = self.open(path)
         try:
             if not quota.enforced(fd):
                 raise NotPossible(quota.why_not(path))
@@ -129,7 +127,7 @@ class Quota:
 
         Raises NotPossible; QuotaError 8: something is mounted in it."""
         self.require(path)
-        fd = self._open(path)
+        fd = self.open(path)
         try:
             present = quota.project_of(fd)
             project = self.registry.claim(
@@ -178,7 +176,7 @@ class Quota:
             else:
                 project = self.attach(found.path)
             found = replace(found, project=project, dirty=False)
-            fd = self._open(found.path)
+            fd = self.open(found.path)
             try:
                 fault("quota-limit")
                 self._limit(fd, found)
@@ -209,7 +207,7 @@ class Quota:
     def _off(self, had: QuotaFile) -> None:
         """Limits stay in the kernel until the file has them; on repeats a half of this."""
         try:
-            fd = self._open(had.path)
+            fd = self.open(had.path)
         except QuotaError:  # the tree is gone, with all that was counted
             save(self.file, replace(had, on=False, boot="", ugid_active=False))
             return
@@ -271,7 +269,7 @@ class Quota:
             if path:
                 found = replace(found, path=os.path.abspath(path))
             if is_on(had):
-                fd = self._open(found.path)
+                fd = self.open(found.path)
                 try:
                     now = quota.rows(fd, found.project, found.space, found.inodes)
                     found = replace(
@@ -304,7 +302,7 @@ class Quota:
 
     def shorten(self, found: QuotaFile, just: bool = False) -> None:
         """The grace of the quota in place of that of the file system (quota.shorten)."""
-        fd = self._open(found.path)
+        fd = self.open(found.path)
         try:
             graces = (found.space.grace, found.inodes.grace)
             quota.shorten(fd, q.PRJQUOTA, found.project, graces, just)
@@ -315,65 +313,13 @@ class Quota:
         """With the users and groups as the kernel has them now, when they are limited."""
         if not found.ugid_active:
             return found
-        fd = self._open(found.path)
+        fd = self.open(found.path)
         try:
             return replace(found, ugids=tuple(quota.ugids(fd, range_of(found))))
         finally:
             os.close(fd)
 
-    # The second level
-
-    def setlimit2(self, kind: int, number: int, limits: tuple[int, int, int, int]) -> None:
-        """Soft and hard limit of space (KiB) and inodes, of a user (0) or group (1) inside."""
-        bsoft, bhard, isoft, ihard = limits
-
-        def change(found: QuotaFile, now: q.Dqblk) -> q.Dqblk:
-            bgrace, igrace = found.graces[2 * kind : 2 * kind + 2]
-            seconds = int(time.time())
-            return replace(
-                now,
-                bsoftlimit=bsoft, bhardlimit=bhard, isoftlimit=isoft, ihardlimit=ihard,
-                btime=now.btime or seconds + bgrace if bsoft and now.curspace > bsoft << 10 else 0,
-                itime=now.itime or seconds + igrace if isoft and now.curinodes > isoft else 0,
-            )  # fmt: skip
-
-        with self.locked():
-            found = self.with_ugids(self.load("setlimit2"))
-            others = [u for u in found.ugids if (u.kind, u.number) != (kind, number)]
-            own = next((u for u in found.ugids if (u.kind, u.number) == (kind, number)), None)
-            if own is None and found.ugid_limit and len(others) >= found.ugid_limit:
-                raise QuotaError.of(
-                    "Ugid limit is exceeded", OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-                )
-            new = Ugid(kind, number, change(found, own.dqblk if own else q.Dqblk()))
-            if found.ugid_active:
-                fd = self._open(found.path)
-                try:
-                    quota.limit_ugid(fd, range_of(found), new)
-                finally:
-                    os.close(fd)
-            ordered = sorted((*others, new), key=lambda u: (u.kind, u.number))
-            save(self.file, replace(found, ugids=tuple(ordered)))
-
-    def set_graces(self, kinds: tuple[int, ...], bgrace: int, igrace: int) -> None:
-        with self.locked():
-            found = self.load("setlimit2")
-            graces = list(found.graces)
-            for kind in kinds:
-                graces[2 * kind : 2 * kind + 2] = [bgrace, igrace]
-            save(self.file, replace(found, graces=(graces[0], graces[1], graces[2], graces[3])))
-
-    def reload2(self) -> None:
-        """The kernel gets the second-level limits of the file. Raises QuotaError 6."""
-        with self.locked():
-            found = self.running()
-            fd = self._open(found.path)
-            try:
-                quota.unlimit_range(fd, range_of(found))
-                for ugid in found.ugids:
-                    quota.limit_ugid(fd, range_of(found), ugid)
-            finally:
-                os.close(fd)
+    # Parts
 
     def replace(self, new: QuotaFile) -> None:
         """What vzdqload has read. Raises QuotaError 5 when it is on."""
@@ -382,9 +328,7 @@ class Quota:
                 raise QuotaError("Quota is running, stop it first", QuotaError.RUNNING)
             save(self.file, new)
 
-    # Parts
-
-    def _open(self, path: str) -> int:
+    def open(self, path: str) -> int:
         try:
             return quota.open_tree(path)
         except OSError as err:
@@ -399,7 +343,7 @@ class Quota:
             ) from err
 
     def _counted(self, found: QuotaFile, path: str) -> QuotaFile:
-        fd = self._open(path)
+        fd = self.open(path)
         try:
             space, inodes = quota.rows(fd, found.project, found.space, found.inodes)
             return replace(found, space=space, inodes=inodes)
@@ -411,6 +355,16 @@ def _timed(asked: Row, now: Row, shift: int = 0) -> Row:
     """The time that runs goes on, unless the grace is another (then asked.expires is 0)."""
     over = quota.is_over(now.used, asked, shift)
     return replace(asked, used=now.used, expires=now.expires if over and asked.expires else 0)
+
+
+def counted(number: int, file: str) -> QuotaFile | None:
+    """A quota with what the kernel counts now, for those who only look: None when it is off, or
+    cannot be read."""
+    try:
+        found = load(file, number)
+        return Quota(number, file)._counted(found, found.path) if found and is_on(found) else None
+    except (QuotaError, OSError):
+        return None
 
 
 def is_on(found: QuotaFile) -> bool:

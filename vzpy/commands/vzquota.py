@@ -6,7 +6,7 @@ import os
 import sys
 
 import vzpy
-from vzpy import options, quotabusy, quotatext
+from vzpy import options, quotabusy, quotatext, quotaugids
 from vzpy.errors import UsageError, VzError
 from vzpy.model import IdRange, NodePaths
 from vzpy.params import Option
@@ -254,7 +254,7 @@ def _setlimit2(call: Call) -> int:
     try:
         if "times" in call:
             bgrace, igrace = map(quotatext.seconds, call.rest)
-            call.quota.set_graces(tuple(kinds) or (0, 1), bgrace, igrace)
+            quotaugids.set_graces(call.quota, tuple(kinds) or (0, 1), bgrace, igrace)
             return 0
         number, bsoft, bhard, isoft, ihard = map(_number, call.rest)
         (kind,) = kinds
@@ -262,12 +262,12 @@ def _setlimit2(call: Call) -> int:
         raise UsageError(
             "-u UID or -g GID and four limits are needed, or -t and two times", QuotaError.USAGE
         ) from None
-    call.quota.setlimit2(kind, number, (bsoft, bhard, isoft, ihard))
+    quotaugids.setlimit2(call.quota, kind, number, (bsoft, bhard, isoft, ihard))
     return 0
 
 
 def _reload2(call: Call) -> int:
-    call.quota.reload2()
+    quotaugids.reload2(call.quota)
     return 0
 
 

@@ -83,8 +83,7 @@ class QuotaGrace:
             if found and found.ugid_active:
                 fd = quota.open_tree(found.path)
                 try:
-                    bgrace, igrace = found.graces[2 * kind : 2 * kind + 2]
-                    quota.shorten(fd, kind, qid, (bgrace, igrace), just=True)
+                    quota.shorten(fd, kind, qid, found.graces_of(kind), just=True)
                 finally:
                     os.close(fd)
 

@@ -16,9 +16,8 @@ import os
 import select
 import signal
 import struct
-import time
 
-from vzpy import quota
+from vzpy import quota, quotaugids
 from vzpy.kernel import libc, process, seccomp
 from vzpy.kernel import quotactl as q
 from vzpy.model import IdRange
@@ -227,7 +226,7 @@ class Server:
             self.fd, command, kind, number if command in _FREE else ids.base + number, data
         )
         changed = bytearray(data)
-        bgrace, igrace = found.graces[2 * kind : 2 * kind + 2]
+        bgrace, igrace = found.graces_of(kind)
         if command == q.Q_GETINFO:
             struct.pack_into("=QQ", changed, 0, bgrace, igrace)
         elif command in _X_TIMES_AT:
@@ -242,10 +241,10 @@ class Server:
     def set_graces(
         self, found: QuotaFile, kind: int, bgrace: int | None, igrace: int | None
     ) -> None:
-        had = found.graces[2 * kind : 2 * kind + 2]
-        self.own.set_graces(
-            (kind,), had[0] if bgrace is None else bgrace, had[1] if igrace is None else igrace
-        )
+        had = found.graces_of(kind)
+        bgrace = had[0] if bgrace is None else bgrace
+        igrace = had[1] if igrace is None else igrace
+        quotaugids.set_graces(self.own, (kind,), bgrace, igrace)
 
     def set_quota(self, found: QuotaFile, ugid: Ugid, valid: int) -> None:
         """Limits and times; what is exceeded by the new limits gets the grace of the VPS."""
@@ -259,14 +258,11 @@ class Server:
             new = replace(new, bsoftlimit=had.bsoftlimit, bhardlimit=had.bhardlimit)
         if not valid & q.QIF_ILIMITS:
             new = replace(new, isoftlimit=had.isoftlimit, ihardlimit=had.ihardlimit)
-        now = int(time.time())
-        bgrace, igrace = found.graces[2 * ugid.kind : 2 * ugid.kind + 2]
+        own = quota.timed(new, had, found.graces_of(ugid.kind))
         if not valid & q.QIF_BTIME:
-            over = new.bsoftlimit and had.curspace > new.bsoftlimit << 10
-            new = replace(new, btime=(had.btime or now + bgrace) if over else 0)
+            new = replace(new, btime=own.btime)
         if not valid & q.QIF_ITIME:
-            over = new.isoftlimit and had.curinodes > new.isoftlimit
-            new = replace(new, itime=(had.itime or now + igrace) if over else 0)
+            new = replace(new, itime=own.itime)
         quota.limit_ugid(self.fd, ids, replace(ugid, dqblk=new))
 
     def refuse_surplus(self, found: QuotaFile, had: q.Dqblk, ids: IdRange) -> None:
