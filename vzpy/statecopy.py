@@ -140,7 +140,8 @@ class Copy:
                 todo = self._entries(here, there, earlier, links)
                 continue
             if not levels:
-                for name in os.listdir(links):
+                # By its name: btrfs shows only what was there when a directory was opened.
+                for name in os.listdir(there.at(anchors)):
                     os.unlink(name, dir_fd=links)
                 os.rmdir(anchors, dir_fd=there.fd)
             self.keep(here.fd, there.fd, os.fstat(here.fd), follow=True)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from belongings import furnish, picture
 
 import tools
+from vzpy import config
 from vzpy.errors import VzError
+from vzpy.kernel import loop
+from vzpy.kernel import mount as m
+from vzpy.kernel.libc import libc
+from vzpy.node import Node
 
 # What the copy has its own of.
 OWN = ("./etc/machine-id", "./etc/ssh", "./etc/hostname", "./etc/hosts")
@@ -92,3 +99,59 @@ def test_killed(cli, node, source, step):
     assert not node.vps(102).config.exists
     assert cli("vz", "clone", 101, 102).code == 0
     assert picture(source) == before
+
+
+@pytest.fixture(params=["xfs", "btrfs"])
+def sharing(request, make_node, tmp_path):
+    """A node whose private areas and templates lie on a file system that can share blocks."""
+    tools.require(f"mkfs.{request.param}")
+    path, place = str(tmp_path / "disk.img"), str(tmp_path / "disk")
+    os.mkdir(place)
+    with open(path, "wb") as empty:
+        empty.truncate(400 << 20)
+    sectors = ["-s", "size=4096"] if request.param == "xfs" else []
+    subprocess.run([f"mkfs.{request.param}", "-q", *sectors, path], check=True)
+    file = loop.lock(path)
+    device = loop.attach(file)
+    os.close(file)
+    disk = m.fsmount(request.param, source=loop.path_of(device))
+    os.close(device)
+    m.move_mount(disk, place)
+    os.close(disk)
+    node = make_node(f"{place}/template")
+    os.makedirs(f"{place}/template/cache")
+    config.save(f"{node.paths.etc}/vz.conf", {"VE_PRIVATE": f"{place}/private/$VEID"})
+    yield node, place
+    for vps in node:
+        vps.destroy()
+    tools.wait_for(lambda: not [x for x in os.listdir(f"{place}/vztmp") if x != "rm.lck"])
+    m.umount2(place, 0)
+
+
+def used(place: str) -> int:
+    fd = os.open(place, os.O_RDONLY)
+    assert libc.syncfs(fd) == 0
+    os.close(fd)
+    about = os.statvfs(place)
+    return (about.f_blocks - about.f_bfree) * about.f_frsize
+
+
+def test_shared_blocks(sharing):
+    """A simfs root, its copy, and the copy of an image cost next to nothing."""
+    node, place = sharing
+    node = Node(etc=node.paths.etc, run=node.paths.run)
+    vps = node.create(101, layout="simfs", diskspace="64M")
+    furnish(vps)
+    vps.start()
+    tools.sh(vps, "head -c 8000000 /dev/urandom > /big")
+    vps.stop(fast=True)
+    before = used(place)
+    node.create(102, layout="simfs")
+    copy = node.clone(101, 103)
+    assert used(place) - before < 3 << 20
+    assert files(copy) == files(vps)
+    vps.convert("image")
+    before = used(place)
+    node.clone(101, 104)
+    assert used(place) - before < 1 << 20
+    assert files(node.vps(104)) == files(vps) == files(copy)

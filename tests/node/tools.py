@@ -165,6 +165,12 @@ def _tun() -> str:
     return "" if os.path.exists("/dev/net/tun") else "no /dev/net/tun, and no module for it"
 
 
+def _vlan() -> str:
+    line = "ip link add v0 type veth && ip link add link v0 name v0.5 type vlan id 5"
+    done = subprocess.run(["unshare", "-n", "sh", "-c", line], capture_output=True, text=True)
+    return done.stderr
+
+
 DEBIAN = "debian-12-x86_64"
 # One of each other init that Debian packs.
 INITS = {
@@ -189,7 +195,9 @@ ABILITIES = {
     "nftables": _program("nft"),
     "mke2fs": _program("mke2fs"),
     "mkfs.xfs": _program("mkfs.xfs"),
+    "mkfs.btrfs": _program("mkfs.btrfs"),
     "tmpfs": _tmpfs,
+    "vlan": _vlan,
     "disks": _disks,
     "quota template": lambda: "" if quota_tarball() else "none in the cache, and none can be built",
     "project quota": _project_quota,
