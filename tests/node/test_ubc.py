@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import tools
+from vzpy import cgroupread
 from vzpy.errors import Exit, VzError
+from vzpy.eventd import counters
 
 MB = 1 << 20
 PAGE = 4096
@@ -87,6 +89,24 @@ def test_what_was_not_saved_is_shown_while_it_holds(vps, vzctl, cli):
     assert counter(vps, "kmemsize").limit == 5000000  # until it is started anew
     assert vzctl("set", 101, "--reset_ub").code == 0
     assert counter(vps, "kmemsize").limit == 6000000
+
+
+def test_a_look_of_the_daemon_keeps_maxima(node, vps):
+    """What went up and down between two questions was seen by a look in between."""
+    vps.start()
+    before = counter(vps, "numfile").held
+    holder(vps, f"{SLEEPERS.format(5)}; wait")
+    tools.wait_for(lambda: counters.look(node.paths) and peak(vps, "numfile") >= before + 15)
+    tools.sh(vps, "killall sleep")
+    tools.wait_for(lambda: counter(vps, "numfile").held <= before + 3)
+    assert counter(vps, "numfile").maxheld >= before + 15
+    vps.stop(fast=True)
+    assert counters.look(node.paths) == 0
+
+
+def peak(vps, name):
+    """As it was noted, without a look of our own."""
+    return cgroupread.kept(vps.facts().cgroup).peaks.get(name, 0)
 
 
 def test_stopped(vps, cli, vzctl):

@@ -7,14 +7,13 @@ the looks so far; the daemon looks regularly (eventd/counters.py)."""
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
 from vzpy import cgroupread, ubc, usage
 from vzpy.amounts import PAGE
 from vzpy.cgroupread import flat, number
 from vzpy.kernel.proc import memory, slurp
 from vzpy.story import applied
-from vzpy.story.limits import OTHERS
+from vzpy.story.limits import OTHERS, other
 from vzpy.ubcproc import Beancounter
 
 TYPE_CHECKING = False
@@ -111,7 +110,7 @@ class Look:
         return self._groups[group]
 
     def _other(self, module: str) -> Counts:
-        found = import_module(f"vzpy.story.{module}").read(self.cgroup)
+        found = other(module).read(self.facts)
         return {key.lower(): count for key, count in found.items()}
 
     def _verdict(self, name: str, asked: Values) -> str:
@@ -221,8 +220,8 @@ def _keep(
     return cgroupread.keep(look.cgroup, forks, held)
 
 
-def _or(value: int | None, other: int) -> int:
-    return other if value is None else value
+def _or(value: int | None, fallback: int) -> int:
+    return fallback if value is None else value
 
 
 _READERS: dict[str, Callable[[Look], Counts]] = {

@@ -8,18 +8,19 @@ from vzpy import socketcount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vzpy.config import Config
+    from vzpy.model import Facts
+    from vzpy.ubc import Values
 
 KEYS = socketcount.KINDS
 
 
-def wanted(conf: Config) -> dict[str, int]:
+def wanted(conf: Values) -> dict[str, int]:
     """KEY -> the limit, of those that have one."""
     pairs = {key: conf.value(key) for key in KEYS}
     return {k: pair[1] for k, pair in pairs.items() if pair and pair[1] < socketcount.NO_LIMIT}
 
 
-def apply(conf: Config, cgroup: str) -> list[str]:
+def apply(conf: Values, cgroup: str, facts: Facts | None = None) -> list[str]:
     """Write the limits of vz/N, before its first process or later; the options that this node
     cannot apply."""
     limits = wanted(conf)
@@ -30,9 +31,9 @@ def apply(conf: Config, cgroup: str) -> list[str]:
     return []
 
 
-def read(cgroup: str) -> dict[str, tuple[int, int, int]]:
-    """KEY -> held, maxheld, failcnt, of what is counted in vz/N; nothing of a VPS that is down."""
+def read(facts: Facts) -> dict[str, tuple[int, int, int]]:
+    """KEY -> held, maxheld, failcnt, of what is counted; nothing of a VPS that is down."""
     try:
-        return socketcount.read(cgroup)
+        return socketcount.read(facts.cgroup)
     except OSError:
         return {}

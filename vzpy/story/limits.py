@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
 from vzpy import cgroupread, cgroups, cgroupshare, ubc
 from vzpy.errors import Exit, VzError
@@ -26,8 +25,10 @@ from vzpy.story import applied
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import ModuleType
     from typing import Any
 
+    from vzpy.config import Config
     from vzpy.events import Event, Report
     from vzpy.model import Facts
     from vzpy.story.applied import Applied
@@ -38,11 +39,16 @@ if TYPE_CHECKING:
 
 # Modules of story/ that count and enforce beancounters by other means than the files of a cgroup,
 # and which. Each has
-#   apply(asked, cgroup) -> the options that it cannot apply; `asked` has value(KEY)
-#   read(cgroup) -> KEY -> held, maxheld, failcnt, of what it counts
+#   apply(asked, cgroup, facts) -> the options that it cannot apply; `asked` has value(KEY), facts
+#       are None before birth
+#   read(facts) -> KEY -> held, maxheld, failcnt, of what it counts
 OTHERS: dict[str, tuple[str, ...]] = {
     "counted": ("NUMTCPSOCK", "NUMOTHERSOCK"),
-}
+    "bounds": (
+        "LOCKEDPAGES", "NUMSIGINFO", "NUMPTY", "SHMPAGES",
+        "TCPSNDBUF", "TCPRCVBUF", "OTHERSOCKBUF", "DGRAMRCVBUF",
+    ),
+}  # fmt: skip
 _HERE = ("numproc", "physpages", "swappages", "vmguarpages", "oomguarpages")
 _CPUSET, _IO = ("CPUS", "CPUMASK", "NODEMASK"), ("IOLIMIT", "IOPSLIMIT")
 _NO_SWAP = "swappages (this node has no swap)"
@@ -68,13 +74,42 @@ def before_birth(vps: VPS, cgroup: str, report: Report) -> list[str]:
             except VzError:  # a configuration of another machine is no reason not to start
                 refused += [key.lower() for key in asks]
     refused += _without_effect(asked, vps.private, keys)
-    refused += _apply_others(asked, cgroup, keys)
+    refused += _apply_others(asked, cgroup, keys, None)
     cgroupshare.share(os.path.dirname(cgroup))
     asked.write(cgroup)
     _tell(asked, [key for key in keys if key.lower() not in refused], report, birth=True)
     if "swappages" not in refused and _lacks_swap(limits):
         refused.append(_NO_SWAP)
     return refused
+
+
+def born_with(
+    vps: VPS, hand_over: Callable[[int], int], below: list[tuple[str, int]]
+) -> tuple[tuple[tuple[int, int], ...], dict[str, Any]]:
+    """rlimits, and fields of rootfs.Seen, of a new VPS; a devpts that is a mount of the host's is
+    added to `below`."""
+    if not _has_bounds(vps.config):
+        return (), {}
+    from vzpy.story import bounds
+
+    wanted = bounds.of_birth(vps.config)
+    if wanted.ptys:
+        below.append(("dev/pts", hand_over(bounds.devpts(wanted.ptys, vps.ids))))
+    return wanted.rlimits, {"shm_size": wanted.shm_size, "own_pts": not wanted.ptys}
+
+
+def inside(config: Config, facts: Facts) -> list[str]:
+    """Bound what has to be bounded in the namespaces of a new VPS, before anything runs there;
+    returns the options that are not applied."""
+    if not _has_bounds(config):
+        return []
+    from vzpy.story import bounds
+
+    return bounds.inside(config, facts)
+
+
+def _has_bounds(config: Config) -> bool:
+    return any(config.raw(key) for key in OTHERS["bounds"])
 
 
 def live(change: Change, report: Report) -> list[str]:
@@ -116,7 +151,7 @@ def _change(facts: Facts, asked: Applied, keys: tuple[str, ...]) -> list[str]:
     for write in writes:
         refused += write()
     refused += _without_effect(asked, facts.private, keys)
-    refused += _apply_others(asked, cgroup, keys)
+    refused += _apply_others(asked, cgroup, keys, facts)
     cgroupshare.share(os.path.dirname(cgroup))
     return refused
 
@@ -288,12 +323,20 @@ def _without_effect(asked: Applied, private: str, keys: Sequence[str]) -> list[s
 # --- other means -----------------------------------------------------------------------------
 
 
-def _apply_others(asked: Applied, cgroup: str, keys: Sequence[str]) -> list[str]:
+def other(name: str) -> ModuleType:
+    """A module of OTHERS."""
+    found: ModuleType = __import__(f"vzpy.story.{name}", fromlist=["apply"])
+    return found
+
+
+def _apply_others(
+    asked: Applied, cgroup: str, keys: Sequence[str], facts: Facts | None
+) -> list[str]:
     """Beancounters that are no file of a cgroup; returns those that nobody enforces."""
     refused, enforced = [], set(_HERE)
     for module, served in OTHERS.items():
         if set(served).intersection(keys):
-            refused += import_module(f"vzpy.story.{module}").apply(asked, cgroup)
+            refused += other(module).apply(asked, cgroup, facts)
         enforced.update(key.lower() for key in served)
     unenforced = [name for name in ubc.unenforced(asked, enforced) if name.upper() in keys]
     return refused + unenforced

@@ -1,0 +1,228 @@
+"""Beancounters that are bounds of single things inside a VPS, each by what the kernel offers
+(beancounters.md 2).
+
+    lockedpages   RLIMIT_MEMLOCK of each process
+    numsiginfo    RLIMIT_SIGPENDING of its user namespace, and of each process
+    numpty        max= of its devpts, which is then a mount of the host's: its root cannot raise it
+    shmpages      kernel.shmall, and the size of /dev/shm at start
+    tcpsndbuf     the most that net.ipv4.tcp_wmem lets one socket have, and SO_SNDBUF
+    tcprcvbuf     the same of tcp_rmem, and SO_RCVBUF
+    othersockbuf  the most that SO_SNDBUF gives a socket that is not TCP
+    dgramrcvbuf   the same of SO_RCVBUF
+
+What its root could raise, programs on vz/N hold in place (knobs.py)."""
+
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import contextmanager
+
+from vzpy import cgroups, knobs, ns, rootfs
+from vzpy.kernel import mount as m
+from vzpy.kernel import process
+from vzpy.kernel.proc import slurp
+from vzpy.record import record
+from vzpy.story import within
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vzpy.model import Facts, IdRange
+    from vzpy.ubc import Values
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_MOST = 1 << 40  # a limit beyond it is none
+_LEAST_BUFFER = 64 << 10  # bytes that a socket may always have, as far as the whole limit allows
+_RLIMITS = {"LOCKEDPAGES": (ns.MEMLOCK, _PAGE), "NUMSIGINFO": (ns.SIGPENDING, 1)}
+_TCP = {"TCPSNDBUF": "net/ipv4/tcp_wmem", "TCPRCVBUF": "net/ipv4/tcp_rmem"}
+_BUFFERS = (*_TCP, "OTHERSOCKBUF", "DGRAMRCVBUF")  # to send, to receive; of TCP, of others
+_SHM, _SHMALL, _SHMALL_MAX = "SHMPAGES", "kernel/shmall", 2**64 - 1 - (1 << 24)
+_PTYS_MAX = 1 << 20
+_CONSOLE = 1  # pty that the host takes from the VPS for its /dev/console
+
+
+@record
+class Birth:
+    """What a new VPS has to be born with.
+
+    rlimits   for the launcher
+    shm_size  of /dev/shm, "" for the kernel's default
+    ptys      at most so many, 0 for the kernel's default"""
+
+    rlimits: tuple[tuple[int, int], ...] = ()
+    shm_size: str = ""
+    ptys: int = 0
+
+
+def of_birth(asked: Values) -> Birth:
+    return Birth(
+        tuple(_rlimits(asked)),
+        _shm_size(asked),
+        _limit(asked, "NUMPTY"),
+    )
+
+
+def _shm_size(asked: Values) -> str:
+    pages = _limit(asked, _SHM)
+    return f"{pages * _PAGE // 1024}k" if pages else ""
+
+
+def _limit(asked: Values, key: str) -> int:
+    """0 for none."""
+    pair = asked.value(key)
+    return int(pair[1]) if pair and pair[1] < _MOST else 0
+
+
+def _rlimits(asked: Values) -> list[tuple[int, int]]:
+    limits = ((which, _limit(asked, key) * unit) for key, (which, unit) in _RLIMITS.items())
+    return [(which, value) for which, value in limits if value]
+
+
+def devpts(ptys: int, ids: IdRange) -> int:
+    """A detached devpts of the host's for a VPS, with so many ptys: its descriptor."""
+    options: dict[str, str | None] = _pts_options(ptys, ids.base)
+    return m.fsmount("devpts", m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NOEXEC, **options)
+
+
+def _pts_options(ptys: int, base: int) -> dict[str, str | None]:
+    gid = int(rootfs.DEVPTS["gid"]) + base
+    return {**rootfs.DEVPTS, "gid": str(gid), "max": str(ptys + _CONSOLE)}
+
+
+def apply(asked: Values, cgroup: str, facts: Facts | None = None) -> list[str]:
+    """Put up the programs on vz/N; of a running VPS (facts) change what stands inside, too.
+
+    Returns the options that this node cannot apply."""
+    refused = _hold(asked, cgroup, again=bool(facts))
+    if facts:
+        refused += _change(asked, facts)
+    return list(dict.fromkeys(refused))
+
+
+def inside(asked: Values, facts: Facts) -> list[str]:
+    """The sysctls of a new VPS's namespaces, before anything runs there; the options that could
+    not be applied."""
+    keys = [key for key in (*_TCP, _SHM) if _limit(asked, key)]
+    return _write_sysctls(asked, facts, keys)
+
+
+def read(facts: Facts) -> dict[str, tuple[int, int, int]]:
+    """NUMPTY -> held, maxheld (of this moment), failcnt (which the kernel does not count)."""
+    try:
+        with _root_of(facts) as root:
+            fd = m.openat2(root, "dev/pts", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            held = sum(name.isdigit() for name in os.listdir(fd)) - _CONSOLE * facts.daemon
+        finally:
+            os.close(fd)
+    except OSError:
+        return {}
+    return {"NUMPTY": (max(held, 0), max(held, 0), 0)}
+
+
+def _hold(asked: Values, cgroup: str, again: bool) -> list[str]:
+    """again: there may be programs of an earlier limit"""
+    names = {name: key for key, name in {**_TCP, _SHM: _SHMALL}.items() if _limit(asked, key)}
+    buffers = {key: _buffer(asked, key) for key in _BUFFERS}
+    refused = []
+    if names or again:
+        try:
+            knobs.keep_sysctls(cgroup, names)
+        except OSError:
+            refused += [key.lower() for key in names.values()]
+    if any(buffers.values()) or again:
+        try:
+            sizes = list(buffers.values())
+            knobs.clamp_buffers(cgroup, sizes[:2], sizes[2:])
+        except OSError:
+            refused += [key.lower() for key, size in buffers.items() if size]
+    return refused
+
+
+def _buffer(asked: Values, key: str) -> int:
+    """Bytes that one socket may have: its share of the limit; 0 for no limit."""
+    total = _limit(asked, key)
+    sockets = _limit(asked, "NUMTCPSOCK" if key in _TCP else "NUMOTHERSOCK") or 1
+    return min(total, max(total // sockets, _LEAST_BUFFER))
+
+
+# Inside a running VPS
+
+
+def _change(asked: Values, facts: Facts) -> list[str]:
+    refused = _write_sysctls(asked, facts, [*_TCP, _SHM])
+    mounts: tuple[tuple[str, str, dict[str, str | None]], ...] = (
+        ("NUMPTY", "dev/pts", _pts_options(_limit(asked, "NUMPTY") or _PTYS_MAX, facts.base)),
+        (_SHM, "dev/shm", {"size": _shm_size(asked) or "50%"}),
+    )
+    for key, mountpoint, options in mounts:
+        if asked.value(key):
+            try:
+                with _root_of(facts) as root:
+                    _remount(root, mountpoint, options)
+            except OSError:
+                refused.append(key.lower())
+    for key, (which, unit) in _RLIMITS.items():
+        if (limit := _limit(asked, key)) and not _set_rlimits(facts.cgroup, which, limit * unit):
+            refused.append(key.lower())
+    return refused
+
+
+def _remount(root: int, mountpoint: str, options: dict[str, str | None]) -> None:
+    fd = m.openat2(root, mountpoint, os.O_PATH | os.O_DIRECTORY)
+    try:
+        m.reconfigure(fd, **options)
+    finally:
+        os.close(fd)
+
+
+def _set_rlimits(cgroup: str, which: int, value: int) -> bool:
+    """Of every process that there is; whoever is forked meanwhile is found in another round."""
+    seen: set[int] = set()
+    try:
+        while new := set(cgroups.tasks(cgroup)) - seen:
+            for pid in new:
+                try:
+                    resource.prlimit(pid, which, (value, value))
+                except ProcessLookupError:
+                    pass
+            seen |= new
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _write_sysctls(asked: Values, facts: Facts, keys: list[str]) -> list[str]:
+    """As the root of the VPS, whom its namespaces belong to; the options that were not applied."""
+    texts = {}
+    for key in keys:
+        if key == _SHM:
+            texts[_SHMALL] = str(_limit(asked, key) or _SHMALL_MAX)
+        else:
+            size = _buffer(asked, key) or _MOST
+            sizes = slurp(f"/proc/sys/{_TCP[key]}").split()
+            texts[_TCP[key]] = " ".join(str(min(int(x), size)) for x in sizes)
+
+    def write() -> None:
+        for name, text in texts.items():
+            fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            os.write(fd, text.encode())
+            os.close(fd)
+
+    try:
+        if texts:
+            within.as_root(facts.pid, process.CLONE_NEWIPC | process.CLONE_NEWNET, write)
+    except OSError:
+        return [key.lower() for key in keys if _limit(asked, key)]
+    return []
+
+
+@contextmanager
+def _root_of(facts: Facts) -> Iterator[int]:
+    fd = os.open(f"/proc/{facts.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
