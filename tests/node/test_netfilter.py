@@ -157,3 +157,42 @@ def test_without_a_daemon_stateless_is_told(vps, start, node):
         ran = start("stateless")
         assert ran.code == 0 and "netfilter" in ran.stderr
         vps.stop(fast=True)
+
+
+def shell_inside(pid: int, line: str) -> str:
+    """What the host's programs say, run as the root of a VPS in its network."""
+    return in_netns(pid, lambda: os.popen(f"({line}) 2>&1").read())
+
+
+@pytest.mark.needs("nftables")
+def test_rules_and_routes_are_its_own(lan, vps):
+    vps.set(ipadd=["192.0.2.101"])
+    vps.start()
+    pid = vps.facts().pid
+    said = shell_inside(pid, """set -e
+        nft add table inet mine; nft add chain inet mine in '{ type filter hook input priority 0; }'
+        nft add rule inet mine in tcp dport 22 drop; nft list ruleset
+        ip rule add from 192.0.2.101 table 7; ip route add unreachable 10.0.0.0/8 table 7
+        ip rule show; ip route show table 7; sysctl -w net.ipv4.conf.all.rp_filter=1""")
+    for part in ("tcp dport 22 drop", "from 192.0.2.101 lookup 7", "unreachable 10.0.0.0/8", " = 1"):
+        assert part in said, said
+    outside = lan.node.run("nft", "list", "ruleset").stdout + lan.node.ip("rule show")
+    assert "mine" not in outside and "lookup 7" not in outside
+
+
+@pytest.mark.needs("iptables")
+def test_iptables_of_both_kinds(vps):
+    vps.start()
+    for kind in ("nft", "legacy"):
+        said = shell_inside(vps.facts().pid, f"""set -e
+            export XTABLES_LOCKFILE=$(mktemp); trap 'rm $XTABLES_LOCKFILE' EXIT
+            iptables-{kind} -A INPUT -p tcp --dport 23 -j DROP; iptables-{kind} -S INPUT
+            ip6tables-{kind} -A INPUT -p tcp --dport 23 -j DROP; echo done""")
+        assert "--dport 23 -j DROP" in said and said.endswith("done\n"), said
+
+
+@pytest.mark.needs("wireguard")
+def test_a_tunnel_by_wireguard(vps):
+    vps.start()
+    said = shell_inside(vps.facts().pid, "ip link add wg0 type wireguard && ip -br link show wg0")
+    assert said.startswith("wg0 "), said

@@ -135,6 +135,11 @@ def _tmpfs() -> str:
         return done.stderr.decode()
 
 
+def _wireguard() -> str:
+    command = ["unshare", "--net", "ip", "link", "add", "wg0", "type", "wireguard"]
+    return subprocess.run(command, capture_output=True, text=True).stderr
+
+
 def _template(name: str):
     why = f"no {name} in the cache, and it cannot be built"
     return lambda: "" if debian_tarball(name) else why
@@ -193,6 +198,8 @@ ABILITIES = {
     "empty disk": lambda: "" if empty_disk() else "none given (VZ_TEST_DISKS)",
     "strace": _program("strace"),
     "nftables": _program("nft"),
+    "iptables": _program("iptables-legacy"),
+    "wireguard": _wireguard,
     "mke2fs": _program("mke2fs"),
     "mkfs.xfs": _program("mkfs.xfs"),
     "mkfs.btrfs": _program("mkfs.btrfs"),

@@ -53,6 +53,7 @@ PACKAGES = (
     "bzip2",
     "e2fsprogs",
     "iproute2",
+    "iptables",
     "iputils-ping",
     "kmod",
     "libcap2-bin",
