@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from errno import EMLINK, ENODATA, ENOTSUP
+from errno import EMLINK, ENODATA, ENOTSUP, EXDEV
 
 from vzpy import statecopy
 from vzpy.kernel.cursor import Cursor
@@ -81,7 +81,7 @@ def _link(cursor: Cursor, name: str, there: Cursor) -> None:
     try:
         os.link(name, name, src_dir_fd=cursor.fd, dst_dir_fd=there.fd, follow_symlinks=False)
     except OSError as err:
-        if err.errno != EMLINK:
+        if err.errno not in (EMLINK, EXDEV):  # EXDEV: it counts for another project
             raise
         statecopy.Copy().entry(cursor, name, there)
 

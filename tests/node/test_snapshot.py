@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pytest
 
 import tools
 from tools import sh
-from vzpy import rootfs
+from vzpy import config, ids, rootfs
+from vzpy.story import snapshot, states
 
 GUID = "{11111111-2222-3333-4444-555555555555}"
 
@@ -63,7 +63,7 @@ def test_back_and_forth(vps):
 
 
 def leftovers(vps) -> list[str]:
-    from vzpy.story import states
+
 
     return sorted(os.listdir(states.of(vps).folder))
 
@@ -96,3 +96,184 @@ def test_mount(vps, tmp_path):
     assert sh(vps, "cat /data") == "two\n"
     vps.snapshot_umount(guid)
     assert not os.listdir(tmp_path / "a") and not os.listdir(tmp_path / "b")
+
+
+def test_depth_is_bounded(node):
+    """Layers do not pile up, and nothing is lost in them: whiteouts, opaque directories."""
+    vps = node.create(101)
+    guids = []
+    for number in range(13):
+        vps.start()
+        sh(vps, f"echo {number} > /f{number}; rm -f /f{number - 2}; rm -rf /d; mkdir /d;"
+                f" echo {number} > /d/{number}; rm -rf /etc/init.d; mkdir -p /etc/init.d")
+        vps.stop(fast=True)
+        guids.append(vps.snapshot())
+    assert len(rootfs.layers_of(vps.private)) <= states.DEEPEST
+    for number in (12, 3, 10, 0):
+        vps.snapshot_switch(guids[number])
+        vps.start()
+        assert sh(vps, "cat /d/*; ls / | grep -c '^f[0-9]'; ls /etc/init.d").split() == [
+            str(number), str(min(number + 1, 2)),
+        ]  # fmt: skip
+        vps.stop(fast=True)
+    for guid in guids[:-1]:
+        vps.snapshot_delete(guid)
+    vps.snapshot_switch(guids[-1])
+    assert len(rootfs.layers_of(vps.private)) == 1  # what the last one is made of
+    assert read(vps, "/d/12") == "12"
+
+
+def test_another_range_of_ids(vps):
+    """A configuration that gets other ids: the snapshots go with the rest."""
+    write(vps, "one")
+    guid = vps.snapshot()
+    write(vps, "two")
+    vps.snapshot()
+    other = ids.Registry().allocate(vps.owner)
+    base = str(other.base)
+    config.save(vps.conf_path, {"LOCAL_UID": base, "LOCAL_GID": base})
+    vps.reload()
+    assert read(vps) == "two"
+    vps.snapshot_switch(guid)
+    assert read(vps) == "one"
+    vps.start()
+    assert sh(vps, "stat -c %u /data").strip() == "0"
+    vps.stop(fast=True)
+
+
+def test_configuration(vps):
+    vps.set(description="before", numproc=100)
+    guid = vps.snapshot()
+    vps.set(description="after", numproc=200)
+    base = vps.ids.base
+    vps.snapshot_switch(guid)
+    assert vps.config.own("DESCRIPTION") == "before" and vps.ids.base == base
+    vps.set(description="after")
+    vps.snapshot_switch(guid, skip_config=True)
+    assert vps.config.own("DESCRIPTION") == "after"
+
+
+# Cut at every step
+
+
+KILL, FAIL = "VZ_TEST_STOP_AT", "VZ_TEST_FAIL_AT"
+
+
+class Witness:
+    """A VPS whose file /data says what each state is."""
+
+    def __init__(self, vps, folder) -> None:
+        self.vps, self.folder = vps, folder
+        self.said: dict[str, str] = {}  # snapshot -> what its /data says
+
+    def say(self, text: str) -> None:
+        self.vps.mount()
+        Path(self.vps.root, "data").write_text(text)
+        Path(self.vps.root, f"only-{text}").write_text(text)
+        self.vps.umount()
+
+    def now(self) -> str:
+        self.vps.mount()
+        try:
+            return Path(self.vps.root, "data").read_text()
+        finally:
+            self.vps.umount()
+
+    def keep(self, text: str) -> str:
+        self.say(text)
+        guid = self.vps.snapshot()
+        self.said[guid] = text
+        return guid
+
+    def check(self) -> None:
+        """Each snapshot shows what it did, and the tree of them is whole."""
+        found = {one.guid for one in self.vps.snapshots()}
+        assert found == set(self.said)
+        for guid, text in self.said.items():
+            self.vps.snapshot_mount(guid, str(self.folder))
+            assert (self.folder / "data").read_text() == text
+            assert (self.folder / f"only-{text}").exists()
+            self.vps.snapshot_umount(guid)
+
+
+@pytest.fixture
+def witness(vps, tmp_path):
+    return Witness(vps, tmp_path)
+
+
+def cut(vps, how: str, step: str, *words) -> bool:
+    """Whether the step was reached."""
+    action, *rest = words
+    ran = tools.run_tool(vps.node, ("vzctl", action, 101, *rest), env={how: step})
+    assert "Traceback" not in ran.stderr, ran
+    vps.reload()
+    return ran.code != 0 or "Input/output error" in ran.stderr or "fault asked" in ran.stderr
+
+
+@pytest.mark.parametrize("how", [KILL, FAIL])
+def test_create_is_cut(witness, how):
+    reached = set()
+    witness.keep("a")
+    for step in snapshot.STEPS:
+        witness.say(step)
+        if cut(witness.vps, how, step, "snapshot"):
+            reached.add(step)
+        assert witness.now() == step
+        new = {one.guid for one in witness.vps.snapshots()} - set(witness.said)
+        witness.said |= dict.fromkeys(new, step)
+        witness.check()
+    assert {"prepare", "journal", "moves", "files", "journal-end"} <= reached
+
+
+@pytest.mark.parametrize("how", [KILL, FAIL])
+def test_switch_is_cut(witness, how):
+    guid = witness.keep("a")
+    reached = set()
+    for step in snapshot.STEPS:
+        witness.say(step)
+        if cut(witness.vps, how, step, "snapshot-switch", "--id", guid):
+            reached.add(step)
+        assert witness.now() in ("a", step)
+        witness.check()
+        witness.vps.snapshot_switch(guid)
+        assert witness.now() == "a"
+    assert {"prepare", "journal", "moves", "move", "stack", "file", "journal-end"} <= reached
+    (one,) = witness.vps.snapshots()
+    assert set(leftovers(witness.vps)) - {"stack"} == set(one.layers)
+
+
+@pytest.mark.parametrize("how", [KILL, FAIL])
+def test_delete_is_cut(witness, how):
+    witness.keep("a")
+    reached = set()
+    for step in snapshot.STEPS:
+        guid = witness.keep("b")
+        witness.keep("c")
+        witness.say(step)
+        if cut(witness.vps, how, step, "snapshot-delete", "--id", guid):
+            reached.add(step)
+        assert witness.now() == step
+        left = {one.guid for one in witness.vps.snapshots()}
+        for gone in set(witness.said) - left:
+            assert gone == guid
+            del witness.said[gone]
+        witness.check()
+    assert {"prepare", "journal", "file", "journal-end"} <= reached
+    if witness.vps.layout == "overlay":
+        assert {"merge", "collect"} <= reached
+
+
+@pytest.mark.parametrize("how", [KILL, FAIL])
+def test_running_is_cut(vps, how):
+    """Whatever becomes of us, a VPS that stands still goes on."""
+    vps.start()
+    sh(vps, "echo one > /data")
+    for step in ("draft", "copy", "journal", "files"):
+        assert cut(vps, how, step, "snapshot", "--skip-suspend")
+        assert sh(vps, "cat /data") == "one\n"
+    guid = vps.snapshot(skip_suspend=True)
+    vps.stop(fast=True)
+    write(vps, "two")
+    vps.snapshot_switch(guid)
+    assert not vps.status.running  # it was not to be resumed
+    assert read(vps) == "one"

@@ -90,6 +90,8 @@ def _link(text: str, path: str) -> None:
     _unlink(f"{path}.new")
     if text:
         os.symlink(text, f"{path}.new")
+        folder = os.stat(os.path.dirname(path))
+        os.lchown(f"{path}.new", folder.st_uid, folder.st_gid)
         os.rename(f"{path}.new", path)
     else:
         _unlink(path)

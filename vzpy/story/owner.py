@@ -48,6 +48,24 @@ def settle(vps: VPS, report: Report) -> None:
     owner = about.st_uid
     if not found.holds(owner):
         _reshift(vps, top, _range_with(owner, named, found.count), found, report)
+    for layers in (f"{os.path.realpath(vps.private)}{x}/layers" for x in ("", ".snapshots")):
+        if vps.layout == ("simfs" if layers.endswith(".snapshots/layers") else "overlay"):
+            _settle_layers(vps, layers, named, found, report)
+
+
+def _settle_layers(
+    vps: VPS, layers: str, named: IdRange | None, found: IdRange, report: Report
+) -> None:
+    """What snapshots left goes with the rest; the owner of the folder tells whose ids are in it."""
+    try:
+        owner = os.lstat(layers).st_uid
+    except FileNotFoundError:
+        return
+    if not found.holds(owner):
+        from vzpy.story import snapshot
+
+        snapshot.sweep(vps)
+        _reshift(vps, layers, _range_with(owner, named, found.count), found, report)
 
 
 def _range_with(owner: int, named: IdRange | None, count: int) -> IdRange:

@@ -272,6 +272,12 @@ def _used(tree: Tree) -> set[str]:
     return {layer for one in tree.all for layer in one.layers}
 
 
+def sweep(vps: VPS) -> None:
+    """Remove what commands left that were cut off. Raises OSError, VzError."""
+    area = states.of(vps)
+    area.collect(used(area))
+
+
 def used(area: States) -> set[str]:
     """The layers that snapshots are made of."""
     return _used(snapshots.load(_xml(area)))

@@ -18,6 +18,7 @@ import os
 from vzpy import layers, ns, rootfs, statecopy, template, vztmp
 from vzpy.fault import fault
 from vzpy.kernel import mount as m
+from vzpy.kernel import quotactl
 from vzpy.model import IdRange
 from vzpy.record import record
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # one costs at each look-up.
 DEEPEST = 10
 STEPS = ("draft", "copy", "merge")
+# What takes the place of the present state, and what that was.
+NEW, GONE = ".new", ".gone"
 _VIEW = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV
 
 
@@ -79,6 +82,13 @@ class States:
             os.mkdir(self.folder, 0o700)
             base = self.vps.ids.base
             os.chown(self.folder, base, base)
+            _set_project(self.folder, 0)
+
+    def _counted(self, path: str) -> str:
+        """A new directory, which will be the VPS's: its quota counts what is put there."""
+        os.mkdir(path, 0o700)
+        _set_project(path, _project_of(self.private))
+        return path
 
     def stack(self) -> tuple[str, ...]:
         """The layers that the present state stands on."""
@@ -143,7 +153,10 @@ class States:
     ) -> statecopy.Copy:
         """A tree as `layers/NAME`."""
         path = f"{self.folder}/{name}"
-        os.mkdir(path, 0o700)
+        if name.endswith(NEW):
+            self._counted(path)
+        else:
+            os.mkdir(path, 0o700)
         total = statecopy.measure(source) if progress else 0
         copy = statecopy.Copy(progress, total, draft)
         copy.tree(source, path)
@@ -209,7 +222,7 @@ class Overlay(States):
     def _merge(self, names: tuple[str, ...], ident: str = "") -> str:
         fault("merge")
         ident = ident or new_id()
-        os.mkdir(f"{self.folder}/{ident}", 0o700)
+        self._counted(f"{self.folder}/{ident}")
         layers.merge([self._path(name) for name in names], f"{self.folder}/{ident}")
         return ident
 
@@ -218,8 +231,7 @@ class Overlay(States):
 
     def _empty_upper(self, ident: str, like: str) -> str:
         """An upper layer with nothing in it but what "/" itself looks like."""
-        path = f"{self.folder}/{ident}.new"
-        os.mkdir(path, 0o700)
+        path = self._counted(f"{self.folder}/{ident}{NEW}")
         statecopy.copy_attributes(like, path, os.stat(like), follow=True)
         for name in os.listxattr(path):
             if name.startswith("trusted.overlay."):
@@ -228,7 +240,7 @@ class Overlay(States):
 
     def back(self, snapshot: Snapshot, ident: str, progress: Progress | None) -> Change:
         new = self._empty_upper(ident, f"{self.folder}/{snapshot.layers[0]}")
-        gone = f"{self.folder}/{ident}.gone"
+        gone = f"{self.folder}/{ident}{GONE}"
         return Change(((self.upper, gone), (new, self.upper)), snapshot.layers)
 
     def view(self, names: tuple[str, ...], mark: str) -> int:
@@ -256,9 +268,9 @@ class Overlay(States):
             alone += 1
         ident = new_id()
         if alone:
-            self._merge(("upper", *present[:alone]), f"{ident}.new")
-            moves = ((self.upper, f"{self.folder}/{ident}.gone"),
-                     (f"{self.folder}/{ident}.new", self.upper))
+            self._merge(("upper", *present[:alone]), f"{ident}{NEW}")
+            moves = ((self.upper, f"{self.folder}/{ident}{GONE}"),
+                     (f"{self.folder}/{ident}{NEW}", self.upper))
             return {}, Change(moves, present[alone:])
         for stack in sorted(kept):
             for above, below in zip(stack, stack[1:]):
@@ -267,6 +279,31 @@ class Overlay(States):
                     instead = {above: ident, below: ""}
                     return instead, Change(stack=replaced(present, instead))
         return None
+
+
+def _project_of(path: str) -> int:
+    """The disk quota that counts a directory, 0 for none."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return quotactl.fsgetxattr(fd)[1]
+    except OSError:
+        return 0  # not on this file system
+    finally:
+        os.close(fd)
+
+
+def _set_project(path: str, project: int) -> None:
+    """What is made in a directory from now on counts there. A copy that only the host can see does
+    not: the VPS could not give that room back."""
+    if _project_of(path) == project:
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        xflags = quotactl.fsgetxattr(fd)[0] & ~quotactl.FS_XFLAG_PROJINHERIT
+        inherit = quotactl.FS_XFLAG_PROJINHERIT if project else 0
+        quotactl.fssetxattr(fd, xflags | inherit, project)
+    finally:
+        os.close(fd)
 
 
 def _together(stack: tuple[str, ...], above: str, below: str) -> bool:
@@ -317,8 +354,8 @@ class Simfs(States):
         if os.path.ismount(self.private):
             raise OSError(errno.EBUSY, "is a mount point: nothing can take its place", self.private)
         fault("copy")
-        self._copy(f"{self.folder}/{snapshot.layers[0]}", f"{ident}.new", progress)
-        gone, new = f"{self.folder}/{ident}.gone", f"{self.folder}/{ident}.new"
+        self._copy(f"{self.folder}/{snapshot.layers[0]}", f"{ident}{NEW}", progress)
+        gone, new = f"{self.folder}/{ident}{GONE}", f"{self.folder}/{ident}{NEW}"
         return Change(((self.private, gone), (new, self.private)))
 
     def view(self, names: tuple[str, ...], mark: str) -> int:
