@@ -100,16 +100,8 @@ def fence(cgroup: str, rules: Iterable[Rule]) -> None:
 def _attach(cgroup: str, rules: tuple[Rule, ...], flags: int) -> None:
     from vzpy.kernel import bpf
 
-    prog = bpf.prog_load(bpf.PROG_CGROUP_DEVICE, fence_program(rules), "vz_devices",
-                         bpf.CGROUP_DEVICE)
-    try:
-        where = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            bpf.prog_attach(where, prog, bpf.CGROUP_DEVICE, flags)
-        finally:
-            os.close(where)
-    finally:
-        os.close(prog)
+    bpf.attach_alone(cgroup, bpf.PROG_CGROUP_DEVICE, bpf.CGROUP_DEVICE, fence_program(rules),
+                     "vz_devices", flags)
 
 
 # struct bpf_cgroup_dev_ctx (linux/bpf.h): access << 16 | kind, major, minor

@@ -20,7 +20,7 @@ pytestmark = needs("BPF programs")
 
 def held(vps, key: str = "NUMTCPSOCK") -> tuple[int, int, int]:
     """held, maxheld, failcnt"""
-    return counted.read(vps.facts().cgroup)[key]
+    return counted.read(vps.facts())[key]
 
 
 def within(vps, act):
@@ -67,7 +67,8 @@ KEPT: list[socket.socket] = []
 @pytest.fixture
 def limited(vps, vzctl):
     assert vzctl("set", 101, "--numtcpsock", "20", "--numothersock", "30", "--save").code == 0
-    assert "sock" not in vzctl("start", 101).stderr
+    ran = vzctl("start", 101)
+    assert ran.code == 0 and "sock" not in ran.stderr, ran
     tools.wait_for(lambda: held(vps)[0] == 0 and held(vps, "NUMOTHERSOCK")[0] == 0)
     vps.reload()
     return vps
@@ -106,7 +107,7 @@ def test_the_guests_own_programs_are_refused(limited):
 ])
 def test_which_counts_as_what(limited, family, kind, protocol, key):
     assert within(limited, make(3, family, kind, protocol)) == []
-    assert {k: row[1] for k, row in counted.read(limited.facts().cgroup).items()} == {
+    assert {k: row[1] for k, row in counted.read(limited.facts()).items()} == {
         "NUMTCPSOCK": 0, "NUMOTHERSOCK": 1, key: 3  # 1: of the child, which put lo up
     }
 
@@ -155,7 +156,7 @@ def test_changed_while_it_runs(limited, vzctl):
 
 def test_counted_from_when_it_is_first_limited(vps, vzctl):
     vps.start()
-    assert counted.read(vps.facts().cgroup) == {}
+    assert counted.read(vps.facts()) == {}
     assert vzctl("set", 101, "--numtcpsock", "3", "--save").code == 0
     assert within(vps, make(5)) == [errno.ENOBUFS] * 2
     assert held(vps) == (0, 3, 2)

@@ -24,7 +24,9 @@ _PROG_QUERY, _BTF_LOAD = 16, 18
 
 # types of programs, and where they are attached
 PROG_SCHED_CLS, PROG_CGROUP_SOCK, PROG_CGROUP_DEVICE = 3, 9, 15
-CGROUP_INET_SOCK_CREATE, CGROUP_DEVICE, CGROUP_INET_SOCK_RELEASE = 2, 6, 34
+PROG_CGROUP_SYSCTL, PROG_CGROUP_SOCKOPT = 23, 25
+CGROUP_INET_SOCK_CREATE, CGROUP_DEVICE, CGROUP_SYSCTL = 2, 6, 18
+CGROUP_SETSOCKOPT, CGROUP_INET_SOCK_RELEASE = 22, 34
 ALLOW_OVERRIDE = 1  # the program of a cgroup below replaces this one
 ALLOW_MULTI = 2  # programs of cgroups below run as well, and others beside this one
 REPLACE = 4
@@ -35,7 +37,7 @@ MAP_NO_PREALLOC = 1
 
 # helper functions (bpf-helpers(7))
 MAP_LOOKUP_ELEM, SKB_LOAD_BYTES = 1, 26
-SK_STORAGE_GET, SET_RETVAL = 107, 187
+SYSCTL_GET_NAME, SK_STORAGE_GET, SET_RETVAL = 101, 107, 187
 SK_STORAGE_CREATE = 1
 
 # registers: the result, arguments, what calls leave alone
@@ -98,6 +100,11 @@ class Code:
         """The same against a register."""
         self._jump(to, 0x0D | _JUMPS[op], dst, src)
 
+    def number(self, dst: int, value: int) -> None:
+        """dst = a number of 64 bits."""
+        self._add(_IMM64, dst, imm=_signed(value & 0xFFFFFFFF))
+        self._add(0, imm=_signed(value >> 32))
+
     def map(self, dst: int, fd: int) -> None:
         """dst = the map, as helper functions take it."""
         self._wide(dst, _PSEUDO_MAP_FD, fd)
@@ -155,6 +162,10 @@ class Opened:
     def __exit__(self, *_: object) -> None:
         for fd in self._fds:
             os.close(fd)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 32) if value >= 1 << 31 else value
 
 
 # The system call
@@ -268,6 +279,19 @@ def prog_query(cgroup: int, attach: int) -> list[int]:
 def prog_by_id(number: int) -> int:
     """A descriptor of a program. Raises OSError ENOENT."""
     return _bpf(_PROG_GET_FD_BY_ID, _attr("I", number))
+
+
+def attach_alone(cgroup: str, kind: int, attach: int, code: bytes, name: str, flags: int) -> None:
+    """Load a program and attach it to a cgroup, in the place of ours that was there.
+
+    flags  0, ALLOW_OVERRIDE, or ALLOW_MULTI. Raises OSError"""
+    with Opened() as opened:
+        prog = opened(prog_load(kind, code, name, attach))
+        where = opened(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        old = 0
+        if flags & ALLOW_MULTI and (found := find(where, attach, name)) >= 0:
+            old, flags = opened(found), flags | REPLACE
+        prog_attach(where, prog, attach, flags, old)
 
 
 def find(cgroup: int, attach: int, name: str) -> int:

@@ -78,6 +78,7 @@ NR_move_mount = 429
 NR_fsopen = 430
 NR_fsconfig = 431
 NR_fsmount = 432
+NR_fspick = 433
 NR_clone3 = 435
 NR_close_range = 436
 NR_openat2 = 437

@@ -11,6 +11,7 @@ from vzpy.kernel.libc import (
     NR_fsconfig,
     NR_fsmount,
     NR_fsopen,
+    NR_fspick,
     NR_mount_setattr,
     NR_move_mount,
     NR_open_tree,
@@ -45,6 +46,8 @@ FSMOUNT_CLOEXEC = 1
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
+FSCONFIG_CMD_RECONFIGURE = 7
+FSPICK_CLOEXEC, FSPICK_EMPTY_PATH = 1, 8
 
 MOUNT_ATTR_RDONLY = 0x01
 MOUNT_ATTR_NOSUID = 0x02
@@ -104,18 +107,35 @@ def fsmount(fstype: str, attr: int = 0, **options: str | None) -> int:
     fs = syscall(NR_fsopen, fstype.encode(), FSOPEN_CLOEXEC)
     try:
         try:
-            for key, value in {"source": fstype, **options}.items():
-                if value is None:
-                    syscall(NR_fsconfig, fs, FSCONFIG_SET_FLAG, key.encode(), None, 0)
-                else:
-                    data = os.fsencode(value)
-                    syscall(NR_fsconfig, fs, FSCONFIG_SET_STRING, key.encode(), data, 0)
+            _fs_options(fs, {"source": fstype, **options})
             syscall(NR_fsconfig, fs, FSCONFIG_CMD_CREATE, None, None, 0)
             return syscall(NR_fsmount, fs, FSMOUNT_CLOEXEC, attr)
         except OSError as err:
             raise OSError(err.errno, f"{fstype}: {_fs_message(fs) or err.strerror}") from None
     finally:
         os.close(fs)
+
+
+def reconfigure(fd: int, **options: str | None) -> None:
+    """Give the file system of a mount, of which `fd` is the root, other options: a remount that
+    leaves the flags of the mount alone.
+
+    Raises OSError; EINVAL where the type has no such option."""
+    fs = syscall(NR_fspick, fd, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)
+    try:
+        _fs_options(fs, options)
+        syscall(NR_fsconfig, fs, FSCONFIG_CMD_RECONFIGURE, None, None, 0)
+    finally:
+        os.close(fs)
+
+
+def _fs_options(fs: int, options: dict[str, str | None]) -> None:
+    for key, value in options.items():
+        if value is None:
+            syscall(NR_fsconfig, fs, FSCONFIG_SET_FLAG, key.encode(), None, 0)
+        else:
+            data = os.fsencode(value)
+            syscall(NR_fsconfig, fs, FSCONFIG_SET_STRING, key.encode(), data, 0)
 
 
 def _fs_message(fs: int) -> str:

@@ -10,6 +10,7 @@ import os
 
 from vzpy import devices
 from vzpy.devices import NODES as NODES
+from vzpy.devices import make_inert as make_inert
 from vzpy.devices import make_nodes as make_nodes
 from vzpy.errors import Exit, VzError
 from vzpy.events import Devices
@@ -18,8 +19,6 @@ from vzpy.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.model import Facts
@@ -190,6 +189,8 @@ def _merged(running: Granted, before: Granted, after: Granted) -> Granted:
 def _change_nodes(facts: Facts, new: list[str], gone: list[str]) -> None:
     """Raises OSError; then no new node is there."""
     from vzpy import rootfs
+    from vzpy.kernel import process
+    from vzpy.story import within
 
     tree = devices.make_nodes(new, IdRange(facts.base, facts.count))
 
@@ -205,36 +206,6 @@ def _change_nodes(facts: Facts, new: list[str], gone: list[str]) -> None:
             raise
 
     try:
-        _inside(facts, act)
+        within.as_root(facts.pid, process.CLONE_NEWNS, act)
     finally:
         os.close(tree)
-
-
-def _inside(facts: Facts, act: Callable[[], None]) -> None:
-    """Run `act` as the root of a VPS, in its mounts. Raises the OSError that it raises."""
-    from vzpy import ns
-    from vzpy.kernel import process
-
-    init = os.pidfd_open(facts.pid)
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            process.setns(init, process.CLONE_NEWUSER | process.CLONE_NEWNS)
-            ns.poison_imports()
-            ns.become_root()
-            act()
-            os._exit(0)
-        except OSError as err:
-            path = err.filename if isinstance(err.filename, str) else ""
-            os.write(writer, b"%d %s" % (err.errno or 5, path.encode()))
-        finally:
-            os._exit(1)
-    os.close(writer)
-    os.close(init)
-    with os.fdopen(reader, "rb") as pipe:
-        said = pipe.read().decode(errors="surrogateescape")
-    if os.waitpid(pid, 0)[1]:
-        number, _, path = said.partition(" ")
-        code = int(number or 5)  # EIO: it was killed
-        raise OSError(code, os.strerror(code), path or None)
