@@ -8,8 +8,11 @@ from vzpy import quotatext
 from vzpy.commands import vzdq
 
 
+OPTIONS = vzdq.COMMON
+
+
 def main(argv: list[str]) -> int:
-    return vzdq.run("vzdqcheck", argv, "PATH", vzdq.COMMON, _check)
+    return vzdq.run("vzdqcheck", argv, "PATH", OPTIONS, _check)
 
 
 def _check(path: str, given: dict[str, str]) -> None:

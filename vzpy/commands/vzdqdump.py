@@ -7,8 +7,11 @@ from vzpy.commands import vzdq
 from vzpy.quotaid import is_on
 
 
+OPTIONS = (*vzdq.COMMON, *vzdq.DUMPED)
+
+
 def main(argv: list[str]) -> int:
-    return vzdq.run("vzdqdump", argv, "QUOTA_ID", (*vzdq.COMMON, *vzdq.DUMPED), _dump)
+    return vzdq.run("vzdqdump", argv, "QUOTA_ID", OPTIONS, _dump)
 
 
 def _dump(word: str, given: dict[str, str]) -> None:

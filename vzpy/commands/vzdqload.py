@@ -9,8 +9,11 @@ from vzpy.commands import vzdq
 from vzpy.quotafile import QuotaError
 
 
+OPTIONS = (*vzdq.COMMON, *vzdq.DUMPED)
+
+
 def main(argv: list[str]) -> int:
-    return vzdq.run("vzdqload", argv, "QUOTA_ID", (*vzdq.COMMON, *vzdq.DUMPED), _load)
+    return vzdq.run("vzdqload", argv, "QUOTA_ID", OPTIONS, _load)
 
 
 def _load(word: str, given: dict[str, str]) -> None:

@@ -25,11 +25,11 @@ _LIMITS = (
     Option("block-hardlimit", "number", "space, blocks of 1 KiB", short="B"),
     Option("inode-softlimit", "number", "inodes", short="i"),
     Option("inode-hardlimit", "number", "inodes", short="I"),
-    Option("block-exptime", "time", "grace of the soft limit", short="e"),
-    Option("inode-exptime", "time", "grace of the soft limit", short="n"),
+    Option("block-exptime", "text", "grace of the soft limit", short="e"),
+    Option("inode-exptime", "text", "grace of the soft limit", short="n"),
 )
 _MORE = (
-    Option("sub-quotas", "flag", "1: users and groups inside are limited, too", short="s"),
+    Option("sub-quotas", "number", "1: users and groups inside are limited, too", short="s"),
     Option("ugid-limit", "number", "so many users and groups may be", short="u"),
     Option("rsquash", "flag", "has no effect", short="r"),
 )
@@ -55,6 +55,8 @@ COMMANDS: dict[str, tuple[tuple[Option, ...], str]] = {
     "stat": ((_FORCE, _TABLE, _PATH, *_FILE), "what is used, by the kernel"),
     "show": ((_TABLE, _PATH, *_FILE), "what is used, by the file"),
 }  # fmt: skip
+WORDS = tuple(COMMANDS)
+OPTIONS = tuple(dict.fromkeys(option for known, _ in COMMANDS.values() for option in known))
 _USAGE = """Usage: vzquota [-h] [-V] [-q] [-v] [-b] COMMAND QUOTA_ID [options]
 Commands:"""
 
