@@ -31,7 +31,7 @@ _LIMITS = (
 _MORE = (
     Option("sub-quotas", "number", "1: users and groups inside are limited, too", short="s"),
     Option("ugid-limit", "number", "so many users and groups may be", short="u"),
-    Option("rsquash", "flag", "has no effect", short="r"),
+    Option("rsquash", help="has no effect", short="r"),
 )
 _NOCHECK = Option("nocheck", help="no new count after a crash")
 
