@@ -1,0 +1,168 @@
+"""Beancounters that bound single things inside: ptys, locked memory, signals, shared memory,
+buffers of sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from test_sockets import within
+
+from tools import needs, sh
+from vzpy.kernel.pty import pty_number
+from vzpy.story import bounds
+
+
+def set_and_start(vps, vzctl, *words) -> None:
+    assert vzctl("set", 101, *words, "--save").code == 0
+    ran = vzctl("start", 101)
+    assert ran.code == 0, ran
+    refused = ran.stderr.replace(",", "").split()
+    assert not [word for word in words if word.removeprefix("--") in refused], ran
+    vps.reload()
+
+
+def limit(vps, name: str, pid: str = "1") -> list[str]:
+    """soft and hard"""
+    line = next(x for x in sh(vps, f"cat /proc/{pid}/limits").splitlines() if x.startswith(name))
+    return line[26:].split()[:2]
+
+
+def open_ptys(vps, count: int) -> tuple[int, int]:
+    """How many can be opened at once, and the errno of the next one."""
+    root = f"/proc/{vps.facts().pid}/root/dev/pts/ptmx"
+    masters, code = [], 0
+    try:
+        for _ in range(count):
+            masters.append(os.open(root, os.O_RDWR | os.O_NOCTTY))
+    except OSError as err:
+        code = err.errno
+    finally:
+        for fd in masters:
+            os.close(fd)
+    return len(masters), code
+
+
+def test_ptys(vps, vzctl, parent):
+    set_and_start(vps, vzctl, "--numpty", "3")
+    assert open_ptys(vps, 10) == (3 if parent == "daemon" else 4, errno.ENOSPC)
+    assert "gid=" in sh(vps, "grep ' /dev/pts ' /proc/mounts")
+    root_cannot = "mount -o remount,max=100 /dev/pts"
+    assert vps.exec(["sh", "-c", root_cannot]).returncode != 0
+    ran = vzctl("set", 101, "--numpty", "5")
+    assert ran.code == 0 and ran.stdout.startswith("UB limits were set successfully\n"), ran
+    assert open_ptys(vps, 10)[0] == (5 if parent == "daemon" else 6)
+    assert bounds.read(vps.facts())["NUMPTY"] == (0, 0, 0)
+    assert sh(vps, "stat -c '%a %G' /dev/pts/ptmx").startswith("666")
+
+
+def test_a_pty_belongs_to_who_opens_it(vps, vzctl):
+    """A terminal of the VPS's root is the same with a limit as without."""
+    set_and_start(vps, vzctl, "--numpty", "3")
+    root = f"/proc/{vps.facts().pid}/root/dev/pts"
+
+    def act() -> tuple[int, int, int]:
+        master = os.open(f"{root}/ptmx", os.O_RDWR | os.O_NOCTTY)
+        about = os.stat(f"{root}/{pty_number(master)}")
+        return about.st_uid, about.st_gid, about.st_mode & 0o777
+
+    assert within_user(vps, act) == (0, 5, 0o620)
+
+
+def test_shared_memory(vps, vzctl):
+    set_and_start(vps, vzctl, "--shmpages", "1000")
+    assert sh(vps, "cat /proc/sys/kernel/shmall") == "1000\n"
+    assert "size=4000k" in sh(vps, "grep ' /dev/shm ' /proc/mounts")
+    assert vps.exec(["sh", "-c", "echo 99999 >/proc/sys/kernel/shmall"]).returncode != 0
+    assert vps.exec(["sh", "-c", "echo 99999 >/dev/.vz/proc/sys/kernel/shmall"]).returncode != 0
+    assert sh(vps, "cat /proc/sys/kernel/shmall") == "1000\n"
+    full = vps.exec(["dd", "if=/dev/zero", "of=/dev/shm/x", "bs=4k", "count=1001"])
+    assert b"No space left" in full.stderr
+    assert vzctl("set", 101, "--shmpages", "2000").code == 0
+    assert sh(vps, "cat /proc/sys/kernel/shmall") == "2000\n"
+    assert "size=8000k" in sh(vps, "grep ' /dev/shm ' /proc/mounts")
+    assert vzctl("set", 101, "--shmpages", "unlimited").code == 0
+    assert int(sh(vps, "cat /proc/sys/kernel/shmall")) > 1 << 60
+    sh(vps, "echo 5000 >/proc/sys/kernel/shmall")
+
+
+@needs("BPF programs")
+def test_socket_buffers(vps, vzctl):
+    set_and_start(vps, vzctl, "--tcpsndbuf", "2M:3M", "--tcprcvbuf", "200K", "--numtcpsock", "4",
+                  "--othersockbuf", "128K", "--dgramrcvbuf", "256K")
+    assert sh(vps, "cat /proc/sys/net/ipv4/tcp_wmem").split()[2] == str((3 << 20) // 4)
+    assert sh(vps, "cat /proc/sys/net/ipv4/tcp_rmem").split()[2] == str(64 << 10)
+    assert vps.exec(["sh", "-c", "echo 4096 16384 9999999 >/proc/sys/net/ipv4/tcp_rmem"]).returncode
+
+    def sizes(family, kind) -> list[int]:
+        found = []
+        with socket.socket(family, kind) as one:
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                one.setsockopt(socket.SOL_SOCKET, option, 1 << 28)
+                found.append(one.getsockopt(socket.SOL_SOCKET, option))
+        return found
+
+    def act() -> list[list[int]]:
+        return [sizes(socket.AF_INET, socket.SOCK_STREAM), sizes(socket.AF_UNIX, socket.SOCK_DGRAM)]
+
+    assert within(vps, act) == [[(3 << 20) // 4, 64 << 10], [128 << 10, 256 << 10]]
+    assert sizes(socket.AF_UNIX, socket.SOCK_DGRAM)[0] > 128 << 10
+    assert vzctl("set", 101, "--tcprcvbuf", "unlimited", "--othersockbuf", "unlimited").code == 0
+    host = open("/proc/sys/net/ipv4/tcp_rmem").read().split()
+    assert sh(vps, "cat /proc/sys/net/ipv4/tcp_rmem").split() == host
+    assert within(vps, act)[1][0] > 128 << 10 and within(vps, act)[1][1] == 256 << 10
+
+
+@needs("CAP_SYS_RESOURCE")
+def test_rlimits(vps, vzctl):
+    set_and_start(vps, vzctl, "--lockedpages", "16", "--numsiginfo", "20")
+    assert limit(vps, "Max locked memory") == ["65536", "65536"]
+    assert limit(vps, "Max pending signals") == ["20", "20"]
+    assert limit(vps, "Max locked memory", "self") == ["65536", "65536"]
+    assert limit(vps, "Max pending signals", "self") == ["20", "20"]
+    assert vps.exec(["sh", "-c", "ulimit -l 1000"]).returncode != 0
+    assert vzctl("set", 101, "--lockedpages", "32").code == 0
+    assert limit(vps, "Max locked memory") == ["131072", "131072"]
+    assert vzctl("set", 101, "--numsiginfo", "10").code == 0
+    assert limit(vps, "Max pending signals", "self") == ["10", "10"]
+
+
+def test_lower_rlimits(vps, vzctl):
+    """Those below what the host's shell may have need no right."""
+    set_and_start(vps, vzctl, "--numsiginfo", "20")
+    assert limit(vps, "Max pending signals") == ["20", "20"]
+    assert limit(vps, "Max pending signals", "self") == ["20", "20"]
+
+
+def test_signals_are_queued_up_to_the_limit(vps, vzctl, node):
+    """The count is of the VPS's user namespace: its users together, and no neighbour."""
+    set_and_start(vps, vzctl, "--numsiginfo", "20")
+
+    def act() -> int:
+        import ctypes
+        import signal
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [40])
+        queued = 0
+        while queued < 1000 and libc.sigqueue(os.getpid(), 40, ctypes.c_void_p(0)) == 0:
+            queued += 1
+        return queued
+
+    assert within_user(vps, act) in (20, 21)
+
+
+def within_user(vps, act):
+    """As root of the VPS's user namespace."""
+    from vzpy import ns
+    from vzpy.kernel import process
+
+    pid = vps.facts().pid
+
+    def inside():
+        process.setns(os.pidfd_open(pid), process.CLONE_NEWUSER)
+        ns.become_root()
+        return act()
+
+    return within(vps, inside)
