@@ -71,7 +71,7 @@ def test_without_the_controller(vzctl, session):
 
 
 @needs("pids controller", "memory controller")
-def test_a_user_is_limited_and_counted(node, vzctl, session):
+def test_a_user_is_limited_and_counted(node, cli, vzctl, session):
     done = vzctl("ubset", f"user:{UID}", "--numproc", 5, "--ram", "64M", "--swap", "0",
                  "--lockedpages", 10)
     assert (done.code, done.stdout) == (0, "UB limits were set successfully\n")
@@ -87,6 +87,8 @@ def test_a_user_is_limited_and_counted(node, vzctl, session):
     assert found["physpages"].limit == 16384 and found["physpages"].failcnt >= 1
     assert found["oomguarpages"].failcnt == 1
     assert found["numpty"].held is None  # those of the host are not the user's
+    raw = cli("vzubc", "--slice", f"user:{UID}", "--raw").stdout
+    assert f"{UID}:".rjust(10) + "  kmemsize " in raw
     vzctl("ubset", session, "--numproc", "unlimited")
     assert open(f"{session}/pids.max").read() == "max\n"
     assert open(f"{session}/memory.max").read() == f"{64 << 20}\n"

@@ -454,14 +454,6 @@ def test_human(value, shown):
     assert oversell.human(value) == shown
 
 
-@given(strategies.text())
-def test_tables_of_any_kind(content):
-    try:
-        oversell.parse(content)
-    except ValueError:
-        pass
-
-
 # The machine
 
 

@@ -10,13 +10,13 @@ from vzpy.params import UBC_KEYS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from vzpy.config import Config
     from vzpy.model import NodePaths
     from vzpy.node import Node
     from vzpy.params import Option
-    from vzpy.planning.oversell import Block, Row
+    from vzpy.planning.oversell import Block
     from vzpy.ubcproc import Beancounter
 
 FAILED = 1
@@ -93,13 +93,16 @@ def pairs_of(found: Config) -> dict[str, tuple[int, int]]:
 def blocks(node: Node) -> dict[int, tuple[Config, Block]]:
     """The running VPSs: configuration and beancounters, by number."""
     return {
-        ctid: (node.vps(ctid).config, {row.name: _row(row) for row in rows})
+        ctid: (node.vps(ctid).config, block(rows))
         for ctid, rows in sorted(node.beancounters().items())
     }
 
 
-def _row(row: Beancounter) -> Row:
-    return (row.held or 0, row.maxheld or 0, row.barrier, row.limit, row.failcnt or 0)
+def block(rows: Iterable[Beancounter]) -> Block:
+    return {
+        row.name: (row.held or 0, row.maxheld or 0, row.barrier, row.limit, row.failcnt or 0)
+        for row in rows
+    }
 
 
 def held_of(block: Block) -> dict[str, int]:

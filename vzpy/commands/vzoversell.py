@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vzpy import hostfacts
+from vzpy import hostfacts, ubcproc
 from vzpy.commands import planned
 from vzpy.commands.planned import FAILED, Usage
 from vzpy.errors import VzError
@@ -54,8 +54,9 @@ def _read(path: str) -> dict[int, Block]:
     """Raises VzError."""
     try:
         with open(path, errors="surrogateescape") as f:
-            return dict(oversell.parse(f.read()))
+            found = ubcproc.parse(f.read())
     except OSError as err:
         raise VzError.of("Unable to open", err) from None
     except ValueError as err:
         raise VzError(f"Error: {path}: {err}") from None
+    return {ctid: planned.block(rows) for ctid, rows in found.items()}

@@ -37,6 +37,7 @@ OPTIONS = (
     Option("incremental-directory", "path", "the same as -rd", short="id"),
     Option("color", help="colours: yellow is near its limit, red has failures", short="c"),
     Option("file", "path", "read the numbers from a file, - for standard input", short="f"),
+    Option("slice", "text", "a user instead of VPSs: user:NAME, user-UID.slice, path of a cgroup"),
     Option("raw", help="the text of /proc/user_beancounters"),
     Option("json", help="print JSON"),
     Option("explain", help="what each means, what enforces it and where its numbers come from"),
@@ -173,6 +174,11 @@ def _read(asked: Asked, paths: NodePaths) -> Rows:
     ignored."""
     from vzpy import names
 
+    if "slice" in asked:
+        from vzpy.story import ubset
+
+        uid, rows = ubset.beancounters(paths, asked.given["slice"])
+        return {uid: rows}
     looked = (names.lookup(paths.names, word) for word in asked.words)
     wanted = {ctid for ctid in looked if ctid is not None}
     if "file" in asked:

@@ -123,30 +123,3 @@ def _percent(part: int, whole: int) -> str:
     value = round(part / whole * 100, 1)
     text = f"{value:.1g}" if value < 10 else str(int(value))
     return "- " if text == "0" else f"{text}%"
-
-
-def parse(text: str) -> dict[int, dict[str, Row]]:
-    """/proc/bc/resources or /proc/user_beancounters as CTID -> block (beancounters.md 3).
-
-    Raises ValueError with what is wrong."""
-    found: dict[int, dict[str, Row]] = {}
-    block: dict[str, Row] = {}
-    for number, row in enumerate(text.splitlines(), 1):
-        words = row.split()
-        if not words or words[0] in ("uid", "dummy"):
-            continue
-        if words[0] == "Version:":
-            if words[1:] != ["2.5"]:
-                raise ValueError(f"unknown version: {' '.join(words[1:])}")
-            continue
-        if words[0].endswith(":"):
-            ctid, *words = words
-            if not ctid[:-1].isdigit():
-                raise ValueError(f"line {number}: not a container: {ctid}")
-            block = found.setdefault(int(ctid[:-1]), {})
-        values = words[1:]
-        if len(values) != 5 or not all(v.isascii() and v.isdigit() for v in values):
-            raise ValueError(f"line {number}: five numbers expected")
-        held, peak, barrier, limit, fails = map(int, values)
-        block[words[0]] = held, peak, barrier, limit, fails
-    return found

@@ -16,11 +16,10 @@ from vzpy.errors import Exit, VzError
 from vzpy.events import CpuLimit, CpuUnits, NotApplied, UbSet
 from vzpy.model import Facts, Limits
 from vzpy.params import BY_KEY, UBC
-from vzpy.story import live
+from vzpy.record import replace
+from vzpy.story import counted, live
 from vzpy.story.applied import Applied
 from vzpy.story.beancounters import Look, Shared
-from vzpy.story.limits import OTHERS
-from vzpy.ubcproc import Beancounter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from vzpy.events import Report
     from vzpy.model import NodePaths
+    from vzpy.ubcproc import Beancounter
 
 # What is a VPS's by its own namespaces: a user shares these with the whole host.
 _SHARED = ("numtcpsock", "numothersock", "tcpsndbuf", "tcprcvbuf", "othersockbuf", "dgramrcvbuf",
@@ -115,13 +115,9 @@ def _apply(path: str, asked: Applied, keys: list[str], report: Report) -> None:
             Exit.SETUBC,
         )
     refused = ubc.explain(cgroups.limit(path, wanted), wanted)
-    enforced = {key.lower() for key in ubc.FIELDS}
-    for module, served in OTHERS.items():
-        enforced.update(key.lower() for key in served)
-        if set(served).intersection(keys):
-            from importlib import import_module
-
-            refused += import_module(f"vzpy.story.{module}").apply(asked, path)
+    if set(counted.KEYS).intersection(keys):
+        refused += counted.apply(asked, path)
+    enforced = {key.lower() for key in (*ubc.FIELDS, *counted.KEYS)}
     done = [key for key in keys if key.lower() not in refused]
     if not done:
         raise live.not_possible(refused, keys)
@@ -143,18 +139,12 @@ def beancounters(paths: NodePaths, word: str) -> tuple[int, list[Beancounter]]:
     number = os.path.basename(path).removeprefix("user-").removesuffix(".slice")
     uid = int(number) if number.isascii() and number.isdigit() else 0
     facts = Facts(uid, 0, 0, "", "", "", "", 0, 0, path, "", False, 0.0)
-    counted = {name.lower() for names in OTHERS.values() for name in names}
     rows = Look(facts, Shared()).rows(Applied({}))
-    return uid, [row if row.name not in _SHARED else _blank(row, counted, path) for row in rows]
+    ours = counted.read(facts)
+    return uid, [row if row.name not in _SHARED else _blank(row, ours) for row in rows]
 
 
-def _blank(row: Beancounter, counted: set[str], path: str) -> Beancounter:
+def _blank(row: Beancounter, ours: Mapping[str, tuple[int, int, int]]) -> Beancounter:
     """Without the host's own sockets, terminals and rules; with what programs of ours count."""
-    from importlib import import_module
-
-    held = maxheld = failcnt = None
-    for module, served in OTHERS.items():
-        if row.name.upper() in served:
-            found = import_module(f"vzpy.story.{module}").read(path)
-            held, maxheld, failcnt = found.get(row.name.upper(), (None, None, None))
-    return Beancounter(row.name, held, maxheld, row.barrier, row.limit, failcnt, row.verdict)
+    held, maxheld, failcnt = ours.get(row.name.upper(), (None, None, None))
+    return replace(row, held=held, maxheld=maxheld, failcnt=failcnt)
