@@ -11,6 +11,8 @@ reason, and dropped."""
 
 from __future__ import annotations
 
+import errno
+
 from vzpy.kernel import bpf, rtnetlink
 from vzpy.kernel.bpf import R0, R1, R2, R3, R4, R6, R10, Code, Opened
 
@@ -30,7 +32,7 @@ REASONS = (
     "from-other",  # no IP, or a VLAN tag
     "to-ip4",  # an IPv4 destination that is not the VPS's: broadcast of the host
     "to-ip6",
-    "to-other",
+    "to-other",  # no IP, or on a bridge somebody else's hardware address
 )
 FROM, TO = "vz_from", "vz_to"
 _ADDRESSES, _DROPPED = "vz_addresses", "vz_dropped"
@@ -44,7 +46,8 @@ _IP4_SOURCE, _IP4_DESTINATION = _IP + 12, _IP + 16
 _IP6_NEXT_HEADER, _IP6_SOURCE, _IP6_DESTINATION, _ICMP6_TYPE = _IP + 6, _IP + 8, _IP + 24, _IP + 40
 _ETH_IP, _ETH_IP6, _ETH_ARP = 0x0008, 0xDD86, 0x0608  # as a little-endian host sees them
 _ICMP6, _TCP, _UDP = 58, 6, 17
-_NDP_FIRST, _NDP_LAST = 133, 137  # router solicitation ... redirect (RFC 4861)
+_NDP_FIRST, _ROUTER_ADVERTISEMENT, _NDP_LAST = 133, 134, 137  # the last: redirect (RFC 4861)
+_ARP_SENDER = 14 + 8
 _TC_ACT_UNSPEC, _TC_ACT_SHOT = -1, 2  # go on with the next filter; drop
 _KEY, _BYTES = -16, -32  # on the stack
 
@@ -65,6 +68,21 @@ def attach(sock: Socket, index: int, mac: bytes, addresses: Iterable[bytes]) -> 
         outward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, from_vps(known, dropped, mac), FROM))
         inward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, to_vps(known, dropped), TO))
         sock.send(_filters(index, outward, inward))
+
+
+def attach_bridged(sock: Socket, index: int, mac: bytes) -> None:
+    """Guard a veth that lies on a bridge: hardware addresses, and no router advertisements. Which
+    IP addresses are the VPS's nobody has said. Raises OSError."""
+    with Opened() as opened:
+        dropped = opened(bpf.map_create(bpf.MAP_ARRAY, 8 * len(REASONS), _DROPPED))
+        outward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, from_port(dropped, mac), FROM))
+        inward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, to_port(dropped, mac), TO))
+        sock.send(_filters(index, outward, inward))
+
+
+def detach(sock: Socket, index: int) -> None:
+    """Absence is success. Raises OSError."""
+    sock.send([rtnetlink.clsact_del(index)], (errno.ENOENT, errno.EINVAL))
 
 
 def _filters(index: int, outward: int, inward: int) -> list[Request]:
@@ -126,9 +144,7 @@ def from_vps(known: int, counters: int, mac: bytes) -> bytes:
     code.load(R0, R6, _VLAN_PRESENT, 4)
     code.jump_if("from-other", R0, "!=", 0)
     _fetch(code, _SENDER, _BYTES, 6, "from-other")
-    for at in (0, 2, 4):
-        code.load(R0, R10, _BYTES + at, 2)
-        code.jump_if("from-mac", R0, "!=", int.from_bytes(mac[at : at + 2], "little"))
+    _compare(code, mac, "from-mac")
     code.load(R0, R6, _PROTOCOL, 4)
     code.jump_if("ip4", R0, "==", _ETH_IP)
     code.jump_if("from-arp", R0, "==", _ETH_ARP)
@@ -172,6 +188,52 @@ def to_vps(known: int, counters: int) -> bytes:
     _look_up(code, known, "to-ip4")
     _end(code, counters, [reason for reason in REASONS if reason.startswith("to-")])
     return code.assemble()
+
+
+def from_port(counters: int, mac: bytes) -> bytes:
+    """The same for a port of a bridge: ARP and neighbour discovery pass, with the own address."""
+    code = _begin()
+    _fetch(code, _SENDER, _BYTES, 6, "from-other")
+    _compare(code, mac, "from-mac")
+    code.load(R0, R6, _PROTOCOL, 4)
+    code.jump_if("arp", R0, "==", _ETH_ARP)
+    code.jump_if("pass", R0, "!=", _ETH_IP6)
+    _fetch(code, _IP6_NEXT_HEADER, _BYTES, 2, "from-ip6")
+    code.load(R0, R10, _BYTES + 1, 1)
+    code.jump_if("pass", R0, "!=", 255)
+    code.load(R0, R10, _BYTES, 1)
+    code.jump_if("pass", R0, "==", _TCP)
+    code.jump_if("pass", R0, "==", _UDP)
+    code.jump_if("from-ndp", R0, "!=", _ICMP6)
+    _fetch(code, _ICMP6_TYPE, _BYTES, 1, "from-ndp")
+    code.load(R0, R10, _BYTES, 1)
+    for kind in (_ROUTER_ADVERTISEMENT, _NDP_LAST):
+        code.jump_if("from-ndp", R0, "==", kind)
+    code.jump("pass")
+    code.label("arp")
+    _fetch(code, _ARP_SENDER, _BYTES, 6, "from-arp")
+    _compare(code, mac, "from-arp")
+    _end(code, counters, ["from-mac", "from-ip6", "from-arp", "from-ndp", "from-other"])
+    return code.assemble()
+
+
+def to_port(counters: int, mac: bytes) -> bytes:
+    """To the own hardware address, or to a group."""
+    code = _begin()
+    _fetch(code, 0, _BYTES, 6, "to-other")
+    code.load(R0, R10, _BYTES, 1)
+    code.set(R0, "&", 1)
+    code.jump_if("pass", R0, "!=", 0)
+    _compare(code, mac, "to-other")
+    _end(code, counters, ["to-other"])
+    return code.assemble()
+
+
+def _compare(code: Code, mac: bytes, otherwise: str) -> None:
+    """What was fetched last is that hardware address."""
+    for at in (0, 2, 4):
+        code.load(R0, R10, _BYTES + at, 2)
+        code.jump_if(otherwise, R0, "!=", int.from_bytes(mac[at : at + 2], "little"))
 
 
 def _begin() -> Code:

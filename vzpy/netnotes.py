@@ -3,8 +3,9 @@ VPS gone takes back those, and nothing that today's N.conf says. One line each, 
 
     address 192.0.2.7/24       the VPS has it, whatever N.conf says: `set` without --save
     proxy 192.0.2.7 eth0       the host answers for the address on that device
-    link veth101.0             a network device that goes when the VPS goes
-    device eth5                a network device of the host that has moved in, by its name there"""
+    link veth101.0 eth0        the host's end of a pair that goes with the VPS, and the other end
+    device eth5 7 021801020304 a device of the host that has moved in: its number there, 0 before
+                               it is known, and its hardware address"""
 
 from __future__ import annotations
 

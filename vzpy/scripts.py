@@ -77,9 +77,10 @@ def ct_script(paths: NodePaths, ctid: int, kind: str) -> bytes | None:
         ) from err
 
 
-def execute(script: str, paths: NodePaths, ctid: int) -> str:
+def execute(script: str, paths: NodePaths, ctid: int, *words: str) -> str:
     """Run one script on the host to its end; returns what went wrong, "" when nothing did.
 
+    words  its arguments
     Its output is the caller's. An exception meanwhile (KeyboardInterrupt, a signal handler's)
     kills the script with all it started, and goes on."""
     env = {
@@ -93,7 +94,7 @@ def execute(script: str, paths: NodePaths, ctid: int) -> str:
         # A process group of its own, so that one kill reaches the children of a shell script.
         pid = os.posix_spawn(
             script,
-            [script],
+            [script, *words],
             env,
             file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
             setpgroup=0,

@@ -222,7 +222,7 @@ def _broadcasts(address: bytes, prefix: int) -> list[bytes]:
 def is_neighbour_device(link: Link) -> bool:
     """One with neighbours: Ethernet, up, no port of a bridge, with ARP."""
     is_up = link.flags & (IFF_UP | IFF_NOARP) == IFF_UP
-    return is_up and link.kind == rtnetlink.ARPHRD_ETHER and not link.master
+    return is_up and link.hardware == rtnetlink.ARPHRD_ETHER and not link.master
 
 
 def answering(

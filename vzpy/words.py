@@ -232,10 +232,14 @@ def netdevs(text: str) -> list[str]:
 
 
 def mac(text: str) -> str:
+    """The hardware address of one machine: no group's, and not all zeroes."""
     parts = text.split(":")
     if len(parts) != 6 or any(not 0 < len(part) <= 2 for part in parts):
         raise Invalid
-    return ":".join(f"{hexadecimal(part):02X}" for part in parts)
+    numbers = [hexadecimal(part) for part in parts]
+    if numbers[0] & 1 or not any(numbers):
+        raise Invalid
+    return ":".join(f"{number:02X}" for number in numbers)
 
 
 NETIF_FIELDS: dict[str, Callable[[str], str]] = {  # in the order they are stored

@@ -149,15 +149,18 @@ def test_an_address_in_use(lan, node, running, vzctl):
     assert ping(lan.neighbour, V4) == 2
 
 
-@pytest.mark.parametrize("address", [
+IMPOSSIBLE = [
     "1.2.3", "224.0.0.1", "255.255.255.255", "127.0.0.1", "169.254.1.1", "::ffff:1.2.3.4", "::1",
     "ff02::1", "fe80::1", "192.0.2.9/33", "192.0.2.9/255.0.255.0", "2001:db8::9/129", "x",
-])
-def test_an_address_that_cannot_be(address, vps, vzctl):
+]
+
+
+def test_an_address_that_cannot_be(vps, vzctl):
     before = Path(vps.conf_path).read_text()
-    ran = vzctl("set", 101, "--ipadd", address, "--save")
-    assert (ran.code, ran.stdout) == (21, "") and address in ran.stderr
-    assert Path(vps.conf_path).read_text() == before
+    for address in IMPOSSIBLE:
+        ran = vzctl("set", 101, "--ipadd", f"192.0.2.7 {address}", "--save")
+        assert (ran.code, ran.stdout) == (21, "") and address in ran.stderr
+        assert Path(vps.conf_path).read_text() == before
 
 
 def test_five_hundred_addresses_at_once(lan, node, running, vzctl):
@@ -289,26 +292,28 @@ def test_a_device_that_the_vps_removed_comes_back(lan, running, vzctl):
     assert "192.0.2.103" in inner(running, "ip addr show dev other0")
 
 
-@pytest.mark.parametrize("step", net.STEPS)
-@pytest.mark.parametrize("how", ["VZ_TEST_STOP_AT", "VZ_TEST_FAIL_AT"])
-def test_a_start_that_is_cut(lan, vps, vzctl, setting, step, how):
+def test_a_start_that_is_cut(lan, vps, vzctl, setting):
     setting(SKIP_ARPDETECT="no")
     vps.set(ipadd=[V4, V6])
-    ran = vzctl("start", 101, env={how: step})
-    assert ran.code == (-9 if how.endswith("STOP_AT") else ran.code) and ran.code
-    tools.wait_for(lambda: not vps.status.running and vps.settle() is None and not traces(lan), 10)
+    for step in net.STEPS:
+        for how in ("VZ_TEST_STOP_AT", "VZ_TEST_FAIL_AT"):
+            assert vzctl("start", 101, env={how: step}).code, step
+            tools.wait_for(lambda: vps.settle() is None and not vps.status.running, 10)
+            assert traces(lan) == [], step
     assert vzctl("start", 101).code == 0 and ping(lan.neighbour, V4) == 2
 
 
-@pytest.mark.parametrize("step", net.STEPS)
-def test_a_change_that_is_cut(lan, running, vzctl, setting, step):
+def test_a_change_that_is_cut(lan, running, vzctl, setting):
     setting(SKIP_ARPDETECT="no")
     before = traces(lan)
-    ran = vzctl("set", 101, "--ipadd", "192.0.2.102", env={"VZ_TEST_FAIL_AT": step})
-    assert ran.code and traces(lan) == before and "192.0.2.102" not in inner(running, "ip addr")
-    assert vzctl("set", 101, "--ipadd", "192.0.2.102", env={"VZ_TEST_STOP_AT": step}).code == -9
-    assert vzctl("set", 101, "--ipadd", "192.0.2.102", "--save").code == 0
-    assert ping(lan.neighbour, "192.0.2.102") == ping(lan.neighbour, V4) == 2
+    add = ("set", 101, "--ipadd", "192.0.2.102")
+    for step in net.STEPS:
+        assert vzctl(*add, env={"VZ_TEST_FAIL_AT": step}).code == 34
+        assert traces(lan) == before and "192.0.2.102" not in inner(running, "ip addr"), step
+        assert vzctl(*add, env={"VZ_TEST_STOP_AT": step}).code == -9
+        assert vzctl(*add, "--save").code == 0 and ping(lan.neighbour, "192.0.2.102", 1) == 1
+        assert vzctl("set", 101, "--ipdel", "192.0.2.102", "--save").code == 0
+        assert traces(lan) == before, step
     running.stop(fast=True)
     assert traces(lan) == []
 

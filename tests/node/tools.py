@@ -476,6 +476,7 @@ IDLE = "#!/bin/sh\nexec sleep 1000000\n"
 
 
 QUOTA = "debian-12-quota-x86_64"
+_UNREAD = ("doc", "locale", "man", "zoneinfo", "bash-completion")
 
 
 def quota_tarball() -> Path | None:
@@ -484,7 +485,9 @@ def quota_tarball() -> Path | None:
     if not made.exists() and shutil.which("mmdebstrap"):
         made.parent.mkdir(parents=True, exist_ok=True)
         new = made.with_name(f"new-{os.getpid()}.tar.zst")
-        argv = ["mmdebstrap", "--variant=minbase", "--include=quota", "bookworm", new]
+        argv = ["mmdebstrap", "--variant=essential", "--include=quota", "bookworm", new]
+        argv += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _UNREAD]
+        argv += ["--customize-hook=rm -rf $1/var/lib/apt/lists/* $1/var/cache/apt/*"]
         subprocess.run(argv, capture_output=True)
         if new.exists():
             new.rename(made)

@@ -26,13 +26,13 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
-_RTM_NEWQDISC = 36
+_RTM_NEWQDISC, _RTM_DELQDISC = 36, 37
 _RTM_NEWTFILTER, _RTM_GETTFILTER = 44, 46
 
 IFF_UP, IFF_BROADCAST, IFF_LOOPBACK, IFF_NOARP = 0x1, 0x2, 0x8, 0x80
 ARPHRD_ETHER = 1
 
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER = 1, 3, 5, 10
 _IFLA_LINKINFO, _IFLA_STATS64, _IFLA_AF_SPEC, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 23, 26, 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE = 8, 1
@@ -72,7 +72,7 @@ class Link:
 
     index: int
     name: str
-    kind: int  # ARPHRD_*
+    hardware: int  # ARPHRD_*
     flags: int  # IFF_*
     address: bytes
     master: int  # index of its bridge, 0 without one
@@ -116,8 +116,32 @@ def veth_add(
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"link add {name} type veth")
 
 
-def link_up(link: int | str) -> Request:
-    return Request(RTM_NEWLINK, 0, _link(link, IFF_UP, IFF_UP), f"link set {link} up")
+def link_up(link: int | str, up: bool = True) -> Request:
+    body = _link(link, IFF_UP if up else 0, IFF_UP)
+    return Request(RTM_NEWLINK, 0, body, f"link set {link} {'up' if up else 'down'}")
+
+
+def link_rename(index: int, name: str) -> Request:
+    """The device has to be down (before Linux 6.2)."""
+    return _set(index, attr(_IFLA_IFNAME, name), f"name {name}")
+
+
+def link_address(index: int, mac: bytes) -> Request:
+    return _set(index, attr(_IFLA_ADDRESS, mac), f"address {mac.hex(':')}")
+
+
+def link_master(index: int, bridge: int) -> Request:
+    """Make it a port of a bridge; 0 of none."""
+    return _set(index, attr(_IFLA_MASTER, bridge), f"master {bridge}")
+
+
+def link_move(index: int, netns: int, name: str) -> Request:
+    """To the network namespace of a descriptor, by a name that must be free there."""
+    return _set(index, attr(_IFLA_NET_NS_FD, netns) + attr(_IFLA_IFNAME, name), f"netns, {name}")
+
+
+def _set(index: int, attributes: bytes, what: str) -> Request:
+    return Request(RTM_NEWLINK, 0, _link(index) + attributes, f"link set {index} {what}")
 
 
 def link_no_ll6(link: int | str) -> Request:
@@ -277,6 +301,12 @@ def clsact_add(index: int) -> Request:
     """The place where filters see what comes from and goes to a device (tc-bpf(8))."""
     body = _tcmsg.pack(0, 0, 0, index, 0xFFFF0000, _TC_CLSACT, 0) + attr(_TCA_KIND, "clsact")
     return Request(_RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, "qdisc add clsact")
+
+
+def clsact_del(index: int) -> Request:
+    """With all its filters."""
+    body = _tcmsg.pack(0, 0, 0, index, 0xFFFF0000, _TC_CLSACT, 0)
+    return Request(_RTM_DELQDISC, 0, body, "qdisc del clsact")
 
 
 def bpf_filter_add(index: int, parent: int, priority: int, prog: int, name: str) -> Request:

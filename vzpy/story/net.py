@@ -45,6 +45,10 @@ def wire(vps: VPS, facts: Facts, report: Report, undo: ExitStack) -> None:
     if addresses := _addresses(vps.config, silent):
         with _ends(vps, facts) as ends:
             _Giving(vps, ends, report, skip_arpdetect=False).give(addresses)
+    if vps.config.own("NETIF") or vps.config.own("NETDEV"):
+        from vzpy.story import netdevices
+
+        netdevices.wire(vps, facts, report)
 
 
 def unwire(paths: NodePaths, ctid: int) -> None:
@@ -61,18 +65,31 @@ def unwire(paths: NodePaths, ctid: int) -> None:
         for note in notes:
             if note[0] == netnotes.LINK:
                 venet.remove_link(sock, note[1])
+    if any(note[0] == netnotes.DEVICE for note in notes):
+        from vzpy.story import netdevices
+
+        netdevices.fetch_all(directory, notes)
     traffic.keep(paths.state, ctid, carried)  # killed before it is lost, not counted twice
     netnotes.forget(directory)
 
 
 def live(change: Change, report: Report) -> list[str]:
-    """See story/live.py. Raises VzError 34, 71, 78."""
+    """See story/live.py. Raises VzError 34, 71, 78, 104, 130."""
     if "IP_ADDRESS" in change.keys:
         _readdress(change, report)
         if rates := change.after.value("RATE"):  # the device may be a new one
             from vzpy.story import shape
 
             shape.apply(change.vps.node.paths, change.vps.ctid, rates)
+    if "NETIF" in change.keys or "NETDEV" in change.keys:
+        from vzpy.story import netdevices
+
+        try:
+            netdevices.live(change, report)
+        except BaseException:
+            if "IP_ADDRESS" in change.keys:
+                _readdress(change.back(), silent)
+            raise
     return []
 
 
@@ -217,7 +234,7 @@ class _Giving:
         ends, at = self.ends, self._devices(addresses)
         fault("net-note")
         netnotes.add(self.directory, [
-            (netnotes.LINK, ends.name),
+            (netnotes.LINK, ends.name, venet.DEVICE),
             *((netnotes.ADDRESS, a.masked) for a in addresses),
         ])
         try:
