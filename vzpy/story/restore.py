@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
-from vzpy import backup, config, params, unpack, values, vztmp
+from vzpy import backup, config, params, template, unpack, values, vztmp
 from vzpy.errors import Exit, VzError
 from vzpy.events import RestoredFrom, Warned
 from vzpy.kernel import mount as m
@@ -62,7 +61,7 @@ def restore(
             node,
             ctid,
             lambda: plan(node, ctid, asked, None, report, scratch),
-            lambda planned, ids: _fill(planned, archive, planned.scratch, ids, progress),
+            lambda planned, ids: _fill(planned, archive, planned.scratch, ids, report, progress),
             report,
             restored=True,
         )
@@ -145,9 +144,14 @@ class Settings:
         layout = self._layer.entries.get("VE_LAYOUT", ("simfs", 0))[0]
         if layout.startswith(("image", "ploop")):
             return layout
-        if layout == "overlay":
-            report(Warned(text="Warning: restored as layout simfs: an archive is whole, and needs"
-                               " no template; vzctl convert changes that"))  # fmt: skip
+        if layout != "overlay":
+            return "simfs"
+        folder = node.config.raw("TEMPLATE") or ""
+        wanted = self._layer.entries.get("OSTEMPLATE", ("", 0))[0]
+        if wanted and template.cached(folder, template.resolve_name(folder, wanted)):
+            return layout
+        report(Warned(text=f"Warning: restored as layout simfs: there is no cache of the OS"
+                           f" template {wanted!r} to share"))  # fmt: skip
         return "simfs"
 
     def scripts(self, node: Node, ctid: int, report: Report) -> None:
@@ -169,16 +173,52 @@ class Settings:
 
 
 def _fill(
-    planned: Plan, archive: str, area: str, ids: IdRange, progress: Progress | None
+    planned: Plan,
+    archive: str,
+    area: str,
+    ids: IdRange,
+    report: Report,
+    progress: Progress | None,
 ) -> None:
     if planned.layout == "image":
         _fill_image(planned, archive, area, progress)
         return
-    unpack.unpack(archive, area, ids, progress)
-    if os.stat(area).st_uid == 0:  # an archive without an entry for its top
-        os.chown(area, ids.base, ids.base)
-        os.chmod(area, 0o755)
-    _drop_settings(area)
+    if planned.layout == "overlay":
+        _fill_overlay(planned, archive, area, ids, report, progress)
+        return
+    _unpack(archive, area, ids, progress)
+
+
+def _unpack(archive: str, root: str, ids: IdRange, progress: Progress | None) -> None:
+    try:
+        unpack.unpack(archive, root, ids, progress)
+    except VzError as err:
+        if err.code == Exit.FS_BAD_TMPL:
+            err.hint = "What was unpacked is removed."
+        raise
+    if os.stat(root).st_uid == 0 and ids.base:  # an archive without an entry for its top
+        os.chown(root, ids.base, ids.base)
+        os.chmod(root, 0o755)
+    _drop_settings(root)
+
+
+def _fill_overlay(
+    planned: Plan,
+    archive: str,
+    area: str,
+    ids: IdRange,
+    report: Report,
+    progress: Progress | None,
+) -> None:
+    """All of it as the upper layer, and out of that what the template has too."""
+    from vzpy.model import IdRange
+    from vzpy.story import thinning
+    from vzpy.story.area import empty_root
+
+    tree = template.ensure_tree(planned.template_dir, planned.template, report, progress)
+    os.close(empty_root(area, "overlay", ids, tree=tree))
+    _unpack(archive, f"{area}/upper", ids, progress)
+    thinning.thin(f"{area}/upper", tree, IdRange(0, ids.count), ids)
 
 
 def _fill_image(planned: Plan, archive: str, area: str, progress: Progress | None) -> None:
@@ -193,25 +233,25 @@ def _fill_image(planned: Plan, archive: str, area: str, progress: Progress | Non
     root = image.mount(image.path_of(area))
     try:
         m.move_mount(root, target)
-        try:
-            unpack.unpack(archive, target, IdRange(0), progress)
-            _drop_settings(target)
-        finally:
-            m.umount2(target, m.UMOUNT_NOFOLLOW)
     finally:
         os.close(root)
+    try:
+        _unpack(archive, target, IdRange(0), progress)
+    finally:
+        m.umount2(target, m.UMOUNT_NOFOLLOW)
     os.rmdir(target)
 
 
 def _drop_settings(root: str) -> None:
     """etc/vzdump is the archive's, not the VPS's."""
+    above, name = os.path.split(backup.FOLDER)
     top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        folder = m.openat2(top, os.path.dirname(backup.FOLDER), os.O_PATH | os.O_DIRECTORY)
+        folder = m.openat2(top, above, os.O_PATH | os.O_DIRECTORY)
         try:
-            name = os.path.basename(backup.FOLDER)
-            if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-                vztmp.remove(f"/proc/self/fd/{folder}/{name}")
+            about = os.stat(folder)
+            vztmp.remove(f"/proc/self/fd/{folder}/{name}")
+            os.utime(f"/proc/self/fd/{folder}", ns=(about.st_atime_ns, about.st_mtime_ns))
         finally:
             os.close(folder)
     except OSError as err:
