@@ -15,16 +15,22 @@ from vzpy import devices, ns, rootfs
 from vzpy.fault import fault
 from vzpy.kernel import caps, process, seccomp
 from vzpy.record import record
-from vzpy.sync import CONSOLE, GO, LISTENER, MAPPED, NOTIFY, READY, WARN, Channel
+from vzpy.sync import CONSOLE, GO, LISTENER, MAPPED, NOTIFY, READY, TABLE, WARN, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vzpy.model import IdRange
+    from vzpy.rootfs import Make, Place
 
 NOTIFY_SOCKET = b"/run/host/notify"
 
 # Steps of the child; fault injection cuts at each (DESIGN 5.3).
-STEPS = ("child-time", "child-prepare", "child-root", "child-mounts", "child-console", "child-exec")
+STEPS = (
+    "child-net", "child-time", "child-prepare", "child-root", "child-mounts", "child-console",
+    "child-exec",
+)  # fmt: skip
 
 
 @record
@@ -46,6 +52,7 @@ class Birth:
     pty: bool
     nodes: tuple[str, ...] = ()  # devices to bind into /dev
     rlimits: tuple[tuple[int, int], ...] = ()  # of the user namespace and of init
+    untracked: bool = False  # without connection tracking (netfilter.py)
     notify: bool = False  # somebody listens for init's word that it has booted
     handover: bytes = b""  # filter of the calls that vzeventd answers
 
@@ -69,11 +76,16 @@ def launch(birth: Birth, handed: Handed) -> int:
         owner=birth.ids,
         rlimits=birth.rlimits,
     )
+    # Made here, where the pages of the interpreter need not be copied for it.
+    plan = rootfs.plan(birth.seen)
+    keep_untracked: Callable[[], _socket.socket] | None = None
+    if birth.untracked:
+        from vzpy.netfilter import keep_untracked
     try:
         return ns.launch(
             entry,
             channel.tell,
-            lambda: run(birth, channel, handed),
+            lambda: run(birth, channel, handed, plan, keep_untracked),
         )
     finally:
         channel.close()
@@ -83,13 +95,35 @@ def _dup(fd: int) -> _socket.socket:
     return _socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
-def run(birth: Birth, channel: Channel, handed: Handed) -> None:
+def run(
+    birth: Birth,
+    channel: Channel,
+    handed: Handed,
+    plan: list[Place | Make],
+    keep_untracked: Callable[[], _socket.socket] | None,
+) -> None:
     """The life of the first task until it becomes init. Returns only when it failed, having said
     why."""
-    step = "child-time"
+    step = "child-net"
+    failure = table = None
     try:
+        try:
+            ns.poison_imports()
+            fault(step)
+            _loopback_up()
+            table = keep_untracked() if keep_untracked else None
+        except OSError as err:
+            failure = err
+        # Until then the parent, who writes the id maps meanwhile, hears nothing but the pid.
         if channel.receive()[0] != MAPPED:
             return
+        if failure:
+            raise failure
+        if table:
+            channel.send(TABLE, fd=table.fileno())
+            table.close()
+
+        step = "child-time"
         ns.become_root()
         fault(step)
         try:
@@ -99,14 +133,11 @@ def run(birth: Birth, channel: Channel, handed: Handed) -> None:
 
         step = "child-prepare"
         fault(step)
-        plan = rootfs.plan(birth.seen)
         for part in plan:
             part.prepare()
-        _loopback_up()
 
         step = "child-root"
         fault(step)
-        ns.poison_imports()
         rootfs.enter_root(handed.root)
 
         step = "child-mounts"

@@ -114,10 +114,10 @@ class Config:
 
     def effective(self, key: str) -> Any:
         """The value that holds, else the table's default."""
-        from vzpy import values
-
         found, param = self.value(key), BY_KEY[key]
         if found is None and param.default is not None:
+            from vzpy import values
+
             return values.parse(param.kind, param.default)
         return found
 
@@ -162,9 +162,14 @@ class Config:
                 yield text, layer.path, number
 
     def _value(self, key: str) -> Any:
-        from vzpy import values  # who asks for texts only, as `vzctl status`, does not pay for it
-
         param = BY_KEY[key]
+        found = next(self._found(key), None)
+        if found is None:
+            return None
+        if param.kind == "integer" and len(found[0]) == 1 and found[0] in "0123456789":
+            return int(found[0])  # LOG_LEVEL, VERBOSE: every command asks, few ask for more
+        from vzpy import values
+
         for text, path, number in self._found(key):
             if key in _SUBSTITUTED:
                 text = text.replace("$VEID", str(self.ctid))

@@ -43,13 +43,6 @@ def silent(event: Event) -> None:
     """The report of a caller who does not want to know."""
 
 
-def _events(level: int, table: dict[str, str]) -> dict[str, type[Event]]:
-    return {
-        name: type(name, (Event,), {"text": text, "level": level, "__module__": __name__})
-        for name, text in table.items()
-    }
-
-
 _TABLE: dict[int, dict[str, str]] = {
     NORMAL: {
         # create, destroy
@@ -177,8 +170,12 @@ _TABLE: dict[int, dict[str, str]] = {
     },
 }
 
-globals().update({n: c for level, rows in _TABLE.items() for n, c in _events(level, rows).items()})
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> type[Event]: ...
+def __getattr__(name: str) -> type[Event]:
+    """The class of an event, made when it is first asked for: of a hundred a command needs ten."""
+    for level, texts in _TABLE.items():
+        if name in texts:
+            fields = {"text": texts[name], "level": level, "__module__": __name__}
+            made: type[Event] = type(name, (Event,), fields)
+            globals()[name] = made
+            return made
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from binascii import crc32
 
 from vzpy.record import record
 
@@ -65,6 +64,8 @@ class NodePaths:
         run = os.path.abspath(run or os.environ.get("VZ_RUN") or RUN)
         if etc == ETC:
             return cls(etc, run, STATE, "vz")
+        from binascii import crc32
+
         digest = crc32(os.fsencode(os.path.realpath(etc)))
         return cls(etc, run, f"{etc}/var", f"vz-{digest:08x}")
 

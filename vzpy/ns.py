@@ -95,6 +95,7 @@ def _begin(entry: Entry, tell: Callable[[int], None], task: Callable[[], None]) 
         gc.disable()  # a collection here would only copy pages of the caller
         p.prctl(p.PR_SET_DUMPABLE, 0)
         p.close_all_but([*entry.keep, entry.pidfd])
+        _switched_on()
         if not entry.owner:
             as_by_default(0, entry.rlimits)
         task()
@@ -285,20 +286,30 @@ def idmap_userns(text: bytes) -> int:
         os.waitpid(pid, 0)
 
 
-def clean_process(keep: list[int]) -> None:
-    """Last before exec: the task is as if the machine had just been switched on.
-
-    keep    descriptors to spare: the close-on-exec one that can still tell why exec failed"""
+def _switched_on() -> None:
+    """The task as if the machine had just been switched on; where /proc still is the host's, and
+    while the parent writes the id maps."""
     p.default_signals()
     os.umask(0o022)
-    for reset in (p.new_session_keyring, p.reset_ioprio, p.reset_personality):
+    for reset in (p.reset_ioprio, p.reset_personality):
         try:
             reset()
         except OSError:
-            pass  # a kernel without keys or I/O priorities has nothing to reset
+            pass  # a kernel without I/O priorities has nothing to reset
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
+def clean_process(keep: list[int]) -> None:
+    """Last before exec: no keys, no terminal, no descriptor, no signal blocked.
+
+    keep    descriptors to spare: the close-on-exec one that can still tell why exec failed"""
+    try:
+        p.new_session_keyring()
+    except OSError:
+        pass  # a kernel without keys
     p.close_all_but(keep)
     os.setsid()
+    p.unblock_signals()
 
 
 def try_execve(path: bytes, argv: list[bytes], env: dict[bytes, bytes]) -> None:

@@ -16,6 +16,7 @@ def overlay(tree: str, private: str, lower_ids: int) -> int:
     its descriptor.
 
     lower_ids  descriptor of a user namespace: owners of the tree, 0.., are shown as the VPS's"""
+    drop_lower(private)  # before work is opened, on which it may lie
     upper = os.open(f"{private}/upper", _DIR | os.O_NOFOLLOW | os.O_CLOEXEC)
     work = os.open(f"{private}/work", _DIR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

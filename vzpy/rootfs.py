@@ -156,23 +156,20 @@ def place(target: str, fd: int, is_dir: bool = True) -> None:
 
 
 def mount_point(target: str, is_dir: bool = True) -> int:
-    """A descriptor of the directory or file to mount on, made when it is missing.
+    """A descriptor of the directory or file to mount on, made when it is missing. The root is the
+    working directory.
 
     Raises OSError ELOOP when the template has a symbolic link there or on the way: what we mount
     must lie where everybody expects it."""
-    root = os.open("/", _DIR | os.O_CLOEXEC)
+    rules = m.RESOLVE_IN_ROOT | m.RESOLVE_NO_SYMLINKS
     try:
-        rules = m.RESOLVE_IN_ROOT | m.RESOLVE_NO_SYMLINKS
-        try:
-            return m.openat2(root, target, os.O_PATH, resolve=rules)
-        except FileNotFoundError:
-            if is_dir:
-                os.mkdir(f"/{target}", 0o755)
-            else:
-                os.close(os.open(f"/{target}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
-            return m.openat2(root, target, os.O_PATH, resolve=rules)
-    finally:
-        os.close(root)
+        return m.openat2(m.AT_FDCWD, target, os.O_PATH, resolve=rules)
+    except FileNotFoundError:
+        if is_dir:
+            os.mkdir(f"/{target}", 0o755)
+        else:
+            os.close(os.open(f"/{target}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+        return m.openat2(m.AT_FDCWD, target, os.O_PATH, resolve=rules)
 
 
 def _fresh(target: str, fstype: str, attr: int = 0, **options: str | None) -> Place:

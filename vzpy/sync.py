@@ -6,9 +6,10 @@
       |                            |  clone3(7 namespaces) ------->|
       |                            |  limits of the child          | waits
       |<------ PID host-pid -------|                               |
-      |  uid_map, gid_map, state                                   |
+      |  uid_map, gid_map                      lo up, netfilter    |
       |------------------------- MAPPED -------------------------->|
-      |                                        time ns, mounts, pivot_root, hostname
+      |  state                                 time ns, mounts, pivot_root, hostname
+      |<------------ TABLE [fd that a table of netfilter lasts as long as]
       |<------------ WARN text, CONSOLE [fd of a pty master] ------|
       |<------------ NOTIFY [fd of init's NOTIFY_SOCKET] ----------|
       |<------------ LISTENER [fd that hears its quotactl] --------|
@@ -37,6 +38,7 @@ WARN = b"WARN"
 CONSOLE = b"CONSOLE"
 NOTIFY = b"NOTIFY"
 LISTENER = b"LISTENER"
+TABLE = b"TABLE"
 READY = b"READY"
 GO = b"GO"
 ERROR = b"ERROR"

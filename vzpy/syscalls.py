@@ -8,7 +8,6 @@ start."""
 
 from __future__ import annotations
 
-import errno
 import os
 
 from vzpy.errors import VzError
@@ -87,6 +86,7 @@ def compile_filter() -> bytes:
             f"The seccomp filter for {os.uname().machine} has to be compiled: {err}",
             hint="Install libseccomp2 (apt-get install libseccomp2) and pyseccomp.",
         ) from None
+    import errno
     import tempfile
 
     from vzpy.squeeze import squeeze

@@ -72,10 +72,9 @@ class Births:
         if facts := state.read_facts(self.daemon.paths, ctid):
             self.follow(facts)
 
-    def watch(self, client: Client, message: Message, fds: list[int]) -> Message:
-        """A VPS runs: what start.json says of it holds from now on."""
+    def watch(self, client: Client, message: Message, fds: list[int]) -> None:
+        """A VPS runs: what start.json says of it holds from now on. Nobody waits for an answer."""
         self.claim(wire.number(message, "ctid"))
-        return {}
 
     # From birth to end
 

@@ -158,6 +158,7 @@ def _become_daemon(argv: list[str], env: dict[str, str], listener: int, cgroup: 
         os.chdir("/")
         os.umask(0o022)
         process.default_signals()
+        process.unblock_signals()
         process.close_range(3)
         os.execve(argv[0], argv, env)
     finally:

@@ -4,8 +4,8 @@ mount(2), open_tree(2), move_mount(2), fsopen(2), mount_setattr(2), openat2(2), 
 
 from __future__ import annotations
 
+import _struct as struct
 import os
-import struct
 
 from vzpy.kernel.libc import (
     NR_fsconfig,

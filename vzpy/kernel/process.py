@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _struct as struct
 import os
 import select
-import struct
 from _ctypes import addressof
 
 from vzpy.kernel.libc import (
@@ -23,6 +23,7 @@ from vzpy.kernel.libc import (
     oserror,
     syscall,
 )
+from vzpy.kernel.proc import slurp
 
 CLONE_NEWTIME = 0x00000080
 CLONE_VM = 0x00000100
@@ -167,21 +168,25 @@ def reset_personality() -> None:
     libc.personality(0)
 
 
-_UNBLOCK_ALL = bytes(8)
 _SIG_SETMASK = 2
 _SIG_DFL = bytes(32)  # struct sigaction of the kernel: handler, flags, restorer, mask
 _SIGSET_SIZE = 8
 
 
 def default_signals() -> None:
-    """Every signal to SIG_DFL, none blocked (signal(7)): what a parent ignores outlives exec.
+    """Every signal to SIG_DFL (signal(7)): only those that are ignored outlive exec.
 
     rt_sigaction(2) itself, since the C library keeps 32 and 33 to itself, and a program of another
     C library that started us may ignore them."""
+    _, _, ignored = slurp("/proc/self/status").partition(b"\nSigIgn:\t")
+    mask = int(ignored[:16], 16)
     for sig in range(1, 65):
-        if sig not in (SIGKILL, SIGSTOP):
+        if mask >> sig - 1 & 1:
             syscall(NR_rt_sigaction, sig, _SIG_DFL, None, _SIGSET_SIZE)
-    libc.sigprocmask(_SIG_SETMASK, _UNBLOCK_ALL + bytes(120), None)
+
+
+def unblock_signals() -> None:
+    libc.sigprocmask(_SIG_SETMASK, bytes(128), None)
 
 
 libc.sigprocmask.argtypes = [c_int, c_char_p, c_void_p]

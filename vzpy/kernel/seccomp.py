@@ -3,9 +3,9 @@ seccomp_unotify(2))."""
 
 from __future__ import annotations
 
+import _struct as struct
 import fcntl
 import os
-import struct
 from _ctypes import Structure
 
 from vzpy.kernel.libc import NR_seccomp, c_char_p, c_ushort, syscall

@@ -6,24 +6,28 @@ import os
 
 from vzpy.errors import Exit, VzError
 from vzpy.events import Warned
-from vzpy.sync import CONSOLE, GO, LISTENER, NOTIFY, READY, WARN, Channel
+from vzpy.sync import CONSOLE, GO, LISTENER, NOTIFY, READY, TABLE, WARN, Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vzpy.events import Report
+
+
+_HELD = {TABLE: "netfilter", LISTENER: "quota"}
 
 
 class Conversation:
     """The parent's side of sync.py, with the descriptors that only the child needs.
 
     wait    somebody wants to know when the VPS has booted
-    notify  where its init will say so, -1 when it does not
-    listener  of its quotactl, -1 when nobody hears it"""
+    notify  where its init will say so, -1 when it does not"""
 
     def __init__(self, report: Report, wait: bool = False) -> None:
         self.report = report
         self.wait = wait
-        self.notify = self.listener = -1
+        self.notify = -1
         self.ours, self.theirs = Channel.pair()
         self._handed: list[int] = []
 
@@ -33,9 +37,8 @@ class Conversation:
     def __exit__(self, *_: object) -> None:
         self.handed_over()
         self.ours.close()
-        for fd in (self.notify, self.listener):
-            if fd >= 0:
-                os.close(fd)
+        if self.notify >= 0:
+            os.close(self.notify)
 
     def hand_over(self, *fds: int) -> int:
         self._handed += fds
@@ -47,8 +50,10 @@ class Conversation:
         while self._handed:
             os.close(self._handed.pop())
 
-    def ready(self) -> int:
-        """Hear the child out until READY; the master of its console, -1 when it has none."""
+    def ready(self, hold: Callable[[str, int], None]) -> int:
+        """Hear the child out until READY; the master of its console, -1 when it has none.
+
+        hold  is called with the name of a descriptor that has to live as long as the VPS"""
         console = -1
         while True:
             word, fields, fd = self.ours.receive()
@@ -56,8 +61,11 @@ class Conversation:
                 console = fd
             elif word == NOTIFY:
                 self.notify = fd
-            elif word == LISTENER:
-                self.listener = fd
+            elif word in _HELD:
+                try:
+                    hold(_HELD[word], fd)
+                finally:
+                    os.close(fd)
             elif word == WARN:
                 self.report(Warned(text=f"Warning: {fields[0].decode(errors='replace')}"))
             elif word == READY:

@@ -13,7 +13,6 @@ only be entered with rights on the common ancestor; its own rights end with setn
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import stat
@@ -33,7 +32,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 EXEC_ENV = {b"PATH": PATH.encode(), b"HOME": b"/", b"TERM": b"linux"}
 NO_PROGRAM = 127
 # A leaf outlives its spawn(), so two of a process never have the same name.
-_serial = itertools.count()
+_serial = iter(range(1 << 62))
 # A guest may freeze or stop the task before it has become the program; then nobody waits longer.
 _LAUNCH_TIMEOUT = 60.0
 _BROKER_TIMEOUT = 5.0

@@ -14,6 +14,7 @@ from vzpy.events import Warned
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.eventd.client import Daemon
+    from vzpy.eventd.wire import Message
     from vzpy.events import Report
     from vzpy.model import NodePaths
 
@@ -103,7 +104,7 @@ class NodeDaemon(Caller):
 
     def hold(self, name: str, fd: int) -> None:
         """A descriptor for the life of the VPS; ours is still the caller's to close."""
-        message: dict[str, int | str] = {"op": "hold", "ctid": self.ctid, "name": name}
+        message: Message = {"op": "hold", "ctid": self.ctid, "name": name}
         try:
             self.daemon.request(message, [fd])
         except ConnectionError:
@@ -113,11 +114,11 @@ class NodeDaemon(Caller):
     def watch(self) -> None:
         try:
             try:
-                self.daemon.request({"op": "watch", "ctid": self.ctid})
+                self.daemon.send({"op": "watch", "ctid": self.ctid})
             except ConnectionError:
                 self._open_again()
                 self._hand_console()
-                self.daemon.request({"op": "watch", "ctid": self.ctid})
+                self.daemon.send({"op": "watch", "ctid": self.ctid})
         except OSError as err:
             self.report(Warned(text=_unattended(err)))
 

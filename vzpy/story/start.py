@@ -96,6 +96,9 @@ def _told(report: Report) -> Iterator[None]:
     except OSError as err:
         report(StartFailed())
         step = getattr(err, "step", "")
+        if step == "child-net":
+            raise VzError.of("Unable to set up lo or netfilter", err, Exit.SET_IPTABLES,
+                             step=step) from err
         raise VzError.of(f"Cannot start{f' ({step})' if step else ''}", err, Exit.ENVCREATE,
                          step=step) from err
 
@@ -183,7 +186,11 @@ def prepared(
 
     _step("launch", report)
     device = _second_level(vps, keeper, not_applied)
-    birth, handed = prepare(vps, cgroup, talk, keeper.by_daemon, manner.setup, device)
+    if (untracked := vps.config.own("NETFILTER") == "stateless") and not keeper.by_daemon:
+        not_applied.append("netfilter")  # nobody holds the table
+    birth, handed = prepare(
+        vps, cgroup, talk, keeper.by_daemon, manner.setup, device, untracked and keeper.by_daemon
+    )
     keeper.launch(birth, handed)
     talk.handed_over()
     pid = int(talk.ours.expect(PID)[0])
@@ -191,11 +198,11 @@ def prepared(
         undo.callback(enter.reap, pid)
     _step("maps", report)
     ns.write_maps(pid, vps.ids.map_text())
+    talk.ours.send(MAPPED)
     _step("facts", report)
     facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon, bool(device))
     state.write_facts(node.paths, facts)
     not_applied += limits.inside(vps.config, facts)
-    talk.ours.send(MAPPED)
     state.name_netns(node.paths, facts)
     if networked:
         net.wire(vps, facts, report, undo)
@@ -203,15 +210,9 @@ def prepared(
             from vzpy.story import shape
 
             shape.wire(vps)
-    if facts.netfilter == "stateless":
-        from vzpy.story import stateless
-
-        not_applied += stateless.confine(pid, keeper)
     _step("ready", report)
-    if (console := talk.ready()) >= 0:
+    if (console := talk.ready(keeper.hold)) >= 0:
         keeper.keep_console(console)
-    if talk.listener >= 0:
-        keeper.hold("quota", talk.listener)
     return facts, not_applied
 
 
@@ -240,7 +241,8 @@ def stopped_but_entered(vps: VPS) -> Iterator[Facts]:
 
 
 def prepare(
-    vps: VPS, cgroup: str, talk: Conversation, pty: bool, setup: bool, quota_device: str = ""
+    vps: VPS, cgroup: str, talk: Conversation, pty: bool, setup: bool, quota_device: str = "",
+    untracked: bool = False,
 ) -> tuple[child.Birth, child.Handed]:
     """All that the child needs, gathered while the host's paths and libraries are at hand."""
     tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
@@ -285,6 +287,7 @@ def prepare(
         pty=pty,
         nodes=nodes,
         rlimits=rlimits,
+        untracked=untracked,
         notify=notify,
         handover=syscalls.quota_handover() if quota_device else b"",
     )
