@@ -219,6 +219,22 @@ def test_less_memory_than_is_used(pair, vzctl):
     assert (knob(vps, "memory.max"), knob(vps, "pids.max")) == (str(64 * MB), "60")
 
 
+@pytest.mark.needs("memory controller", "pids controller")
+def test_a_sample_on_a_running_vps(pair, vzctl):
+    vps, _ = pair
+    ran = vzctl("set", 101, "--applyconfig", "vswap-512m", "--save")
+    assert ran.code == 0 and "UB limits were set successfully\n" in ran.stdout, ran
+    assert "Setting CPU units: 1000\n" in ran.stdout
+    assert knob(vps, "memory.max") == str(512 * MB)
+    assert knob(vps, "pids.max") == str(counter(vps, "numproc").limit) != "60"
+    # And back to classic beancounters: memory is then only counted.
+    ran = vzctl("set", 101, "--applyconfig", "basic", "--save")
+    assert ran.code == 0 and "kmemsize" in ran.stderr, ran
+    assert (knob(vps, "memory.max"), knob(vps, "memory.high")) == ("max", "max")
+    assert (knob(vps, "pids.max"), knob(vps, "memory.low")) == ("240", str(33792 * PAGE))
+    assert counter(vps, "physpages").verdict == "A"
+
+
 @pytest.mark.needs("memory controller")
 def test_guarantees(node, pair, vzctl):
     vps, _ = pair

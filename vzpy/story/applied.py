@@ -9,11 +9,24 @@ from vzpy.params import BY_KEY, CPU, IO, PARAMS, UBC
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import ModuleType
     from typing import Any
 
     from vzpy.model import Facts
     from vzpy.ubc import Values
 
+# Modules of story/ that count and enforce beancounters by other means than the files of a cgroup,
+# and which. Each has
+#   apply(asked, cgroup, facts) -> the options that it cannot apply; `asked` has value(KEY), facts
+#       are None before birth
+#   read(facts) -> KEY -> held, maxheld, failcnt, of what it counts
+OTHERS: dict[str, tuple[str, ...]] = {
+    "counted": ("NUMTCPSOCK", "NUMOTHERSOCK"),
+    "bounds": (
+        "LOCKEDPAGES", "NUMSIGINFO", "NUMPTY", "SHMPAGES",
+        "TCPSNDBUF", "TCPRCVBUF", "OTHERSOCKBUF", "DGRAMRCVBUF",
+    ),
+}  # fmt: skip
 KEYS = tuple(param.key for param in PARAMS if param.room in (UBC, CPU, IO))
 
 
@@ -52,3 +65,9 @@ def of_running(facts: Facts, config: Values) -> Applied:
     """What was written down, else what N.conf says."""
     texts = cgroupread.applied(facts.cgroup)
     return of_config(config) if texts is None else Applied(texts)
+
+
+def other(name: str) -> ModuleType:
+    """A module of OTHERS."""
+    found: ModuleType = __import__(f"vzpy.story.{name}", fromlist=["apply"])
+    return found

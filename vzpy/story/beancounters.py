@@ -13,7 +13,7 @@ from vzpy.amounts import PAGE
 from vzpy.cgroupread import flat, number
 from vzpy.kernel.proc import memory, slurp
 from vzpy.story import applied
-from vzpy.story.limits import OTHERS, other
+from vzpy.story.applied import OTHERS, other
 from vzpy.ubcproc import Beancounter
 
 TYPE_CHECKING = False

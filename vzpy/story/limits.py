@@ -21,11 +21,11 @@ from vzpy.kernel.proc import memory, slurp
 from vzpy.model import NO_LIMIT, Limits
 from vzpy.params import BY_KEY, UBC, UBC_KEYS
 from vzpy.story import applied
+from vzpy.story.applied import OTHERS, other
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import ModuleType
     from typing import Any
 
     from vzpy.config import Config
@@ -37,18 +37,6 @@ if TYPE_CHECKING:
 
     Write = Callable[[], list[str]]
 
-# Modules of story/ that count and enforce beancounters by other means than the files of a cgroup,
-# and which. Each has
-#   apply(asked, cgroup, facts) -> the options that it cannot apply; `asked` has value(KEY), facts
-#       are None before birth
-#   read(facts) -> KEY -> held, maxheld, failcnt, of what it counts
-OTHERS: dict[str, tuple[str, ...]] = {
-    "counted": ("NUMTCPSOCK", "NUMOTHERSOCK"),
-    "bounds": (
-        "LOCKEDPAGES", "NUMSIGINFO", "NUMPTY", "SHMPAGES",
-        "TCPSNDBUF", "TCPRCVBUF", "OTHERSOCKBUF", "DGRAMRCVBUF",
-    ),
-}  # fmt: skip
 _HERE = ("numproc", "physpages", "swappages", "vmguarpages", "oomguarpages")
 _CPUSET, _IO = ("CPUS", "CPUMASK", "NODEMASK"), ("IOLIMIT", "IOPSLIMIT")
 _NO_SWAP = "swappages (this node has no swap)"
@@ -321,12 +309,6 @@ def _without_effect(asked: Applied, private: str, keys: Sequence[str]) -> list[s
 
 
 # --- other means -----------------------------------------------------------------------------
-
-
-def other(name: str) -> ModuleType:
-    """A module of OTHERS."""
-    found: ModuleType = __import__(f"vzpy.story.{name}", fromlist=["apply"])
-    return found
 
 
 def _apply_others(
