@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Files of a VPS: making and removing a whole Debian against podman, and input and output in each
+layout against the host's file system, as ratios.
+
+Entrants take turns in every round, so that a busy machine is busy for all."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bed import Bed, Failed, Sample, call, median, say
+
+from vzpy import template
+from vzpy.events import silent
+from vzpy.kernel import process
+
+BLOCK, CHUNK = 4096, 1 << 20
+# What a layout is to reach of the host's own figures.
+GOALS = {"overlay": 0.97, "simfs": 0.97, "image": 0.90, "image:xfs": 0.90}
+TEMPLATES = Path(os.environ.get("VZ_TEST_CACHE", "/var/cache/vzpy-tests"), "templates")
+
+
+class Disk:
+    """A file that is read and written through the root of a VPS, or beside it on the host."""
+
+    def __init__(self, path: str, size: int, seconds: float) -> None:
+        self.path, self.size, self.seconds = path, size, seconds
+
+    def prepare(self) -> None:
+        """Write a new file: on an idmapped mount only the users of the VPS can own one."""
+        data = os.urandom(CHUNK)
+        process.set_fs_user(os.stat(os.path.dirname(self.path)).st_uid)
+        try:
+            with open(self.path, "wb", buffering=0) as file:
+                for _ in range(self.size // CHUNK):
+                    file.write(data)
+                os.fsync(file.fileno())
+        finally:
+            process.set_fs_user(0)
+
+    def sequential_write(self) -> float:
+        """MB a second, through the page cache, until all is on the disk."""
+        os.unlink(self.path)
+        began = time.perf_counter()
+        self.prepare()
+        return self.size / 1e6 / (time.perf_counter() - began)
+
+    def sequential_read(self) -> float:
+        """MB a second, nothing of it cached before."""
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            buffer = bytearray(CHUNK)
+            began = time.perf_counter()
+            while os.readv(fd, [buffer]):
+                pass
+            return self.size / 1e6 / (time.perf_counter() - began)
+        finally:
+            os.close(fd)
+
+    def random_read(self) -> float:
+        """Operations a second, 4 KiB each, one at a time, past the cache."""
+        return self._random(os.O_RDONLY, os.preadv)
+
+    def random_write(self) -> float:
+        return self._random(os.O_WRONLY, os.pwritev)
+
+    def cached_read(self) -> float:
+        """Operations a second out of the page cache."""
+        with open(self.path, "rb", buffering=CHUNK) as file:
+            while file.read(CHUNK):
+                pass
+        return self._random(os.O_RDONLY, os.preadv, direct=False)
+
+    def _random(self, flags: int, act: Callable[..., int], direct: bool = True) -> float:
+        dice = random.Random(1)
+        buffer = mmap.mmap(-1, BLOCK)  # O_DIRECT wants whole pages
+        buffer.write(os.urandom(BLOCK))
+        fd = os.open(self.path, flags | (os.O_DIRECT if direct else 0))
+        try:
+            count, began = 0, time.perf_counter()
+            while (spent := time.perf_counter() - began) < self.seconds:
+                for _ in range(32):
+                    act(fd, [buffer], dice.randrange(self.size // BLOCK) * BLOCK)
+                count += 32
+            return count / spent
+        finally:
+            os.close(fd)
+            buffer.close()
+
+
+MEASURES: tuple[tuple[str, Callable[[Disk], float], str], ...] = (
+    ("sequential write", Disk.sequential_write, "MB/s"),
+    ("sequential read", Disk.sequential_read, "MB/s"),
+    ("random read 4k", Disk.random_read, "op/s"),
+    ("random write 4k", Disk.random_write, "op/s"),
+    ("cached read 4k", Disk.cached_read, "op/s"),
+)
+
+
+def input_output(bed: Bed, name: str, args: argparse.Namespace) -> dict[str, object]:
+    """Each measure in each layout: medians, and ratios to the host's folder of private areas."""
+    size = args.size << 20
+    disks = {"host": Disk(f"{bed.folder}/vz/bench", size, args.seconds)}
+    for number, layout in enumerate(GOALS, 101):
+        space = f"{2 * args.size + 1024}M"
+        vps = bed.node.create(number, layout=layout, ostemplate=name, diskspace=space)
+        vps.start()
+        root = f"/proc/{vps.running().pid}/root"
+        disks[layout] = Disk(f"{root}/bench", size, args.seconds)
+    for disk in disks.values():
+        disk.prepare()
+    found: dict[str, dict[str, list[float]]] = {
+        what: {where: [] for where in disks} for what, _, _ in MEASURES
+    }
+    for _ in range(args.rounds):
+        for what, measure, _ in MEASURES:
+            for where, disk in disks.items():
+                os.sync()
+                found[what][where].append(measure(disk))
+    return _told(found)
+
+
+def _told(found: dict[str, dict[str, list[float]]]) -> dict[str, object]:
+    report: dict[str, object] = {}
+    say(f"{'':20}{'host':>14}" + "".join(f"{where:>18}" for where in GOALS))
+    for what, _, unit in MEASURES:
+        middle = {where: median(values) for where, values in found[what].items()}
+        ratios = {where: middle[where] / middle["host"] for where in GOALS}
+        cells = (f"{middle[where]:11.0f} {ratio:5.2f}" for where, ratio in ratios.items())
+        say(f"{what:20}{middle['host']:9.0f} {unit}" + " ".join(cells))
+        report[what] = {"unit": unit, "medians": middle, "ratios": ratios}
+    say("to reach: " + ", ".join(f"{where} {goal:.2f}" for where, goal in GOALS.items()))
+    return report
+
+
+# Making and removing
+
+
+def life(bed: Bed, name: str, tarball: Path, args: argparse.Namespace) -> dict[str, object]:
+    """create and destroy, whole commands, milliseconds."""
+    vzctl = bed.tool("vzctl")
+    taken: dict[str, list[Sample]] = {}
+    podman = Podman(bed, tarball) if shutil.which("podman") else None
+    for turn in range(args.rounds + 1):
+        samples = {}
+        for layout in ("overlay", "simfs", "image"):
+            samples[f"vzctl create {layout}"] = bed.command(
+                [vzctl, "create", "201", "--ostemplate", name, "--layout", layout]
+            )
+            samples[f"vzctl destroy {layout}"] = bed.command([vzctl, "destroy", "201"])
+        overlay = call(lambda: bed.node.create(202, ostemplate=name))
+        samples["library create overlay"] = overlay
+        bed.node.vps(202).destroy()
+        if podman:
+            samples["podman create"] = bed.command(podman.words("create", "--name", "c", "i", "x"))
+            samples["podman rm"] = bed.command(podman.words("rm", "c"))
+        if turn:  # the first is to warm up
+            for what, sample in samples.items():
+                taken.setdefault(what, []).append(sample)
+    report = {}
+    for what, all_of_it in taken.items():
+        middle = median(sample.wall for sample in all_of_it)
+        say(f"{what:26}{middle:10.1f} ms")
+        report[what] = middle
+    if podman:
+        for what in ("vzctl create overlay", "library create overlay"):
+            ratio = report[what] / report["podman create"]
+            say(f"{what} / podman create: {ratio:.2f}  [to reach 0.2]")
+    return {"ms": report}
+
+
+class Podman:
+    """With the same Debian as an image, and a storage driver that copies nothing."""
+
+    def __init__(self, bed: Bed, tarball: Path) -> None:
+        self.folder = f"{bed.folder}/podman"
+        bed.command(self.words("import", str(tarball), "i"))
+
+    def words(self, *words: str) -> list[str]:
+        where = self.folder
+        return [
+            "podman", "--root", f"{where}/root", "--runroot", f"{where}/run", "--tmpdir",
+            f"{where}/tmp", "--storage-driver", "overlay", "--events-backend", "none",
+            "--cgroup-manager", "cgroupfs", *words,
+        ]  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", type=int, default=512, help="MiB of the file")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each random measure")
+    parser.add_argument("--json", help="write the figures there")
+    parser.add_argument("--only", choices=["life", "io"], help="one part of it")
+    args = parser.parse_args()
+    tarball = next(iter(sorted(TEMPLATES.glob("debian-12-x86_64.tar*"))), None)
+    if tarball is None:
+        sys.exit(f"no Debian template in {TEMPLATES}: run the node tests first")
+    report: dict[str, object] = {}
+    try:
+        with Bed() as bed:
+            store = str(bed.node.config.raw("TEMPLATE"))
+            os.makedirs(f"{store}/cache", exist_ok=True)
+            os.symlink(tarball, f"{store}/cache/{tarball.name}")
+            name = template.resolve_name(store, "debian-12")
+            template.ensure_tree(store, name, silent)
+            if args.only != "io":
+                report["life"] = life(bed, name, tarball, args)
+            if args.only != "life":
+                report["io"] = input_output(bed, name, args)
+    except Failed as err:
+        sys.exit(str(err))
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
