@@ -68,7 +68,7 @@ def before_birth(vps: VPS, cgroup: str, report: Report) -> list[str]:
     _tell(asked, [key for key in keys if key.lower() not in refused], report, birth=True)
     if "swappages" not in refused and _lacks_swap(limits):
         refused.append(_NO_SWAP)
-    return refused
+    return list(dict.fromkeys(refused))
 
 
 def born_with(
@@ -141,7 +141,7 @@ def _change(facts: Facts, asked: Applied, keys: tuple[str, ...]) -> list[str]:
     refused += _without_effect(asked, facts.private, keys)
     refused += _apply_others(asked, cgroup, keys, facts)
     cgroupshare.share(os.path.dirname(cgroup))
-    return refused
+    return list(dict.fromkeys(refused))
 
 
 def reset(vps: VPS, facts: Facts, report: Report) -> None:
