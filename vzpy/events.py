@@ -77,6 +77,7 @@ _TABLE: dict[int, dict[str, str]] = {
         "Stopping": "Stopping container ...",
         "Killing": "Killing container ...",
         "Stopped": "Container was stopped",
+        "CheckingImage": "Checking the file system of {path}",
         "CreatingImage": "Creating image: {path} size={kib}K",
         "InodesIgnored": "Warning: --diskinodes is ignored for ploop-based container",
         "Resized": "Image {path} has now {kib}K",

@@ -32,8 +32,11 @@ _XFS_IMAX_PCT = 127  # where the superblock has it (xfs_dsb)
 _FITRIM = 0xC0185879  # linux/fs.h, _IOWR('X', 121, struct fstrim_range)
 _PATIENCE = 5.0  # seconds: the last mount of a VPS that has just ended goes a moment later
 
-# ext4: struct ext4_super_block at 1024
+# ext4: struct ext4_super_block at 1024, and where it has s_state, s_feature_ro_compat and
+# s_overhead_clusters, the file system's own blocks
 _EXT4_SUPER, _EXT4_MAGIC = 1024, 0xEF53
+_STATE, _RO_COMPAT, _OVERHEAD = 58, 100, 584
+_EXT2_ERROR_FS = 2
 _EXT4_RO_COMPAT_QUOTA = 0x0100
 _QUOTA_OPTIONS = {"ext4": "usrquota,grpquota", "xfs": "uquota,gquota"}
 _XFS_MAGIC = b"XFSB"
@@ -130,6 +133,36 @@ def fs_of(path: str) -> str:
     raise OSError(EINVAL, "neither ext4 nor xfs", path)
 
 
+def has_errors(path: str) -> bool:
+    """An ext4 that has met an error marks itself."""
+    return fs_of(path) == EXT4 and bool(_word(path, _STATE) & _EXT2_ERROR_FS)
+
+
+def check(path: str) -> None:
+    """Repair what can be repaired without asking. Raises VzError 152, OSError EBUSY."""
+    file = loop.lock(path, _PATIENCE)
+    try:
+        _run(("e2fsck", "-p"), path, Exit.IMAGE_MOUNT, (0, 1))
+    finally:
+        os.close(file)
+
+
+def usage(path: str, root: str) -> tuple[int, int]:
+    """Bytes and inodes in use; of an ext4 that is not mounted what it had at its last umount.
+
+    Raises OSError."""
+    if is_mounted(root):
+        now = os.statvfs(root)
+        return (now.f_blocks - now.f_bfree) * now.f_frsize, now.f_files - now.f_ffree
+    if fs_of(path) != EXT4:
+        raise OSError(EINVAL, "not known of one that is not mounted", path)
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(_EXT4_SUPER + 1024)[_EXT4_SUPER:]
+    inodes, blocks, _, free_blocks, free_inodes = struct.unpack_from("<5I", head)
+    overhead = struct.unpack_from("<I", head, _OVERHEAD)[0]
+    return (blocks - overhead - free_blocks) * loop.BLOCK, inodes - free_inodes
+
+
 def drop_quota(path: str) -> None:
     """Of an ext4 image that counts, as mount() made it, for a kernel that cannot."""
     if fs_of(path) == EXT4 and _has_quota(path):
@@ -137,9 +170,14 @@ def drop_quota(path: str) -> None:
 
 
 def _has_quota(path: str) -> bool:
+    return bool(_word(path, _RO_COMPAT) & _EXT4_RO_COMPAT_QUOTA)
+
+
+def _word(path: str, offset: int) -> int:
+    """32 bits of the superblock of an ext4."""
     with open(path, "rb", buffering=0) as file:
-        head = file.read(_EXT4_SUPER + 1024)
-    return bool(struct.unpack_from("<I", head, _EXT4_SUPER + 100)[0] & _EXT4_RO_COMPAT_QUOTA)
+        file.seek(_EXT4_SUPER + offset)
+        return int.from_bytes(file.read(4), "little")
 
 
 def _tune(path: str, *words: str) -> None:

@@ -165,9 +165,21 @@ class Row:
         return pair
 
     def disk_used(self, key: str) -> int | None:
-        """KiB or inodes in use, while the quota is on."""
+        """KiB or inodes in use, while the quota is on; in an image always."""
+        if self.layout == "image":
+            return self._used_in_image(key)
         row = self._quota.get(key)
         return None if row is None else row.used if key == "DISKINODES" else -(-row.used >> 10)
+
+    def _used_in_image(self, key: str) -> int | None:
+        from vzpy import image
+
+        path = image.path_of(self.config.raw("VE_PRIVATE") or "")
+        try:
+            used, inodes = image.usage(path, self.config.raw("VE_ROOT") or "")
+        except OSError:
+            return None
+        return inodes if key == "DISKINODES" else -(-used >> 10)
 
     @property
     def _quota(self) -> dict[str, QuotaRow]:

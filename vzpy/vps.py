@@ -79,19 +79,21 @@ class VPS(Storage):
         force: bool = False,
         remount: bool = True,
         setup: bool = True,
+        fsck: bool = True,
         report: Report = silent,
     ) -> None:
         """Start; with `wait` return when the VPS says that it has booted.
 
         remount  False: use the root as it is mounted
         setup    False: leave host name, address and DNS in its files alone
+        fsck     False: mount an image as it is, though it has met an error
         Raises VzError: 32 running, 105 disabled, 43, 47, 50, 79, 133 and more (vzctl-cli 2.2)."""
         from vzpy.story.start import Manner, start
 
         self.require()
         with self.locked(report):
             self._settle(report)
-            start(self, report, Manner(force=force, wait=wait, remount=remount, setup=setup))
+            start(self, report, Manner(force, wait, remount, setup, fsck))
 
     def stop(self, *, fast: bool = False, umount: bool = True, report: Report = silent) -> None:
         """Halt by the means of its init, else kill; unmount.
@@ -112,6 +114,7 @@ class VPS(Storage):
         umount: bool = True,
         remount: bool = True,
         setup: bool = True,
+        fsck: bool = True,
         report: Report = silent,
     ) -> None:
         """stop() and start() under one lock; a stopped VPS is started."""
@@ -125,7 +128,7 @@ class VPS(Storage):
             if self.facts():
                 stop(self, report, fast, umount)
             self._settle(report)
-            start(self, report, Manner(force=force, wait=wait, remount=remount, setup=setup))
+            start(self, report, Manner(force, wait, remount, setup, fsck))
 
     def mount(self, *, report: Report = silent) -> None:
         from vzpy.story.mount import mount

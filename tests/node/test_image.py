@@ -321,3 +321,42 @@ def test_users_and_groups_where_they_cannot_be_counted(vzctl, vps):
     vps.stop(fast=True)
     vps.mount()
     vps.umount()
+
+
+def test_an_image_that_has_met_an_error(vzctl, vps):
+    path = image.path_of(vps.private)
+
+    def damage() -> None:
+        tools.wait_for(lambda: not loops(vps))
+        subprocess.run(["debugfs", "-w", "-R", "ssv state 2", path], check=True,
+                       capture_output=True)
+        assert image.has_errors(path)
+
+    damage()
+    done = vzctl("start", 101, "--skip-fsck")
+    assert (done.code, "Checking" in done.stdout) == (0, False)
+    vps.stop(fast=True)
+    damage()
+    done = vzctl("start", 101)
+    assert (done.code, f"Checking the file system of {path}\n" in done.stdout) == (0, True)
+    vps.stop(fast=True)
+    tools.wait_for(lambda: not loops(vps))
+    assert not image.has_errors(path)
+
+
+def test_what_vzlist_shows(cli, vps):
+    def shown() -> list[int]:
+        words = "-a -H -o diskspace,diskspace.s,diskinodes 101".split()
+        return [int(word) for word in cli("vzlist", *words).stdout.split()]
+
+    stopped = shown()
+    assert 1000 < stopped[0] < 9000 < 64 << 10 == stopped[1] and stopped[2] > 20
+    vps.start()
+    tools.sh(vps, "head -c 5000000 /dev/zero > /f; sync")
+    running = shown()
+    assert 4000 < running[0] - stopped[0] < 7000 and running[2] > stopped[2]
+    about = os.statvfs(vps.root)
+    assert running[0] == (about.f_blocks - about.f_bfree) * 4
+    vps.stop(fast=True)
+    tools.wait_for(lambda: not loops(vps))
+    assert abs(shown()[0] - running[0]) < 100

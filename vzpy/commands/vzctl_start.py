@@ -23,4 +23,5 @@ def manner(call: Call) -> dict[str, bool]:
         "force": "force" in given,
         "remount": "skip_remount" not in given,
         "setup": "skip_ve_setup" not in given,
+        "fsck": "skip_fsck" not in given,
     }

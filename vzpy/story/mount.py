@@ -6,7 +6,7 @@ import os
 
 from vzpy import rootfs, scripts
 from vzpy.errors import AlreadyRunning, Exit, VzError
-from vzpy.events import AlreadyMounted, Mounted, NotApplied, Unmounted
+from vzpy.events import AlreadyMounted, CheckingImage, Mounted, NotApplied, Unmounted
 from vzpy.fault import fault
 from vzpy.model import IdRange
 
@@ -33,9 +33,13 @@ def mount(vps: VPS, report: Report) -> None:
         report(NotApplied(what=", ".join(not_applied)))
 
 
-def mount_root(vps: VPS, report: Report, hooks: bool = True) -> list[str]:
+def mount_root(
+    vps: VPS, report: Report, hooks: bool = True, fsck: bool = True
+) -> list[str]:
     """Disk quota on, then VE_ROOT mounted by the layout of the VPS; when a step fails both are
-    undone. Returns the options that this node does not apply."""
+    undone. Returns the options that this node does not apply.
+
+    fsck  an image that has met an error is repaired first"""
     private, root = vps.private, vps.root
     if not os.path.isdir(private):
         raise VzError(f"Container private area {private} does not exist", Exit.FS_NOPRVT)
@@ -49,7 +53,7 @@ def mount_root(vps: VPS, report: Report, hooks: bool = True) -> list[str]:
     not_applied = quota_on(vps, report)
     try:
         fault("mount-root")
-        not_applied += by_layout(vps, vps.layout, private, root)
+        not_applied += by_layout(vps, report, fsck)
         if hooks:
             fault("mount-script")
             scripts.run(vps.node.paths, vps.ctid, "mount")
@@ -80,12 +84,13 @@ def quota_off(vps: VPS, report: Report) -> None:
         disk.off(vps, report)
 
 
-def by_layout(vps: VPS, layout: str, private: str, root: str) -> list[str]:
+def by_layout(vps: VPS, report: Report, fsck: bool) -> list[str]:
     """Returns the options that this node does not apply.
 
     Raises OSError; VzError 47 when the template tree is gone, 150 when the image is, 152."""
+    layout, private, root = vps.layout, vps.private, vps.root
     if layout == "image":
-        return mount_image(vps, private, root)
+        return mount_image(vps, report, fsck)
     from vzpy import ns, template  # who only unmounts does not pay for them
 
     if layout == "overlay":
@@ -104,15 +109,18 @@ def by_layout(vps: VPS, layout: str, private: str, root: str) -> list[str]:
     return []
 
 
-def mount_image(vps: VPS, private: str, root: str) -> list[str]:
+def mount_image(vps: VPS, report: Report, fsck: bool) -> list[str]:
     """VE_ROOT = the file system in VE_PRIVATE's image; see by_layout()."""
     from vzpy import image
     from vzpy.kernel.mount import move_mount
 
-    path = image.path_of(private)
+    path = image.path_of(vps.private)
     options = vps.config.value("MOUNT_OPTS") or ""
     quota, not_applied = bool(vps.config.value("QUOTAUGIDLIMIT")), []
     try:
+        if fsck and image.has_errors(path):
+            report(CheckingImage(path=path))
+            image.check(path)
         try:
             fd = image.mount(path, options, quota=quota)
         except OSError as err:
@@ -127,7 +135,7 @@ def mount_image(vps: VPS, private: str, root: str) -> list[str]:
         raise VzError.of(f"Cannot mount the image {path}", err, Exit.IMAGE_MOUNT) from err
     try:
         fault(IMAGE)
-        move_mount(fd, root)
+        move_mount(fd, vps.root)
     finally:
         os.close(fd)
     return not_applied

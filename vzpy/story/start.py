@@ -63,6 +63,7 @@ class Manner:
     wait: bool = False  # until it has booted
     remount: bool = True  # its root, where it is mounted already
     setup: bool = True  # its host name and addresses in its files
+    fsck: bool = True  # of an image that has met an error
     bare: bool = False
 
 
@@ -163,7 +164,7 @@ def prepared(
     state.write_facts(node.paths, facts_of(vps, 0, cgroup))
     if manner.remount or not rootfs.is_mounted(vps.root):
         undo.callback(umount_root, vps, vps.root, report, hooks=False)
-        not_applied = mount_root(vps, report, hooks)
+        not_applied = mount_root(vps, report, hooks, manner.fsck)
     else:
         not_applied = quota_on(vps, report)
     if hooks:
