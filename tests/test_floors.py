@@ -23,6 +23,7 @@ FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "o
            "data", "fault", "lockfile", "elf"}
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {
+    "countmap": {"countmap", "socketcount", "filecount"},
     "ubc": {"ubc", "ubcproc"},
     "cgroups": {"cgroups", "cgroupread", "cgroupshare"},
     "dist": {"dist", "dns"},
@@ -33,7 +34,7 @@ ROOMS = {
     "config": {"config", "values", "amounts", "words", "options", "edits", "names"},
     "network": {"venet", "antispoof", "dad", "netnotes", "shaping", "traffic", "veth", "netdevs"},
     "quota": {"quota", "quotabusy", "quotafile", "quotaid", "quotatext", "quotatree", "quotaugids",
-              "projects"},
+              "qgroup", "projects"},
     "template": {"template", "caches", "recipe", "busybox", "mmdebstrap", "aptsources", "treecheck",
                  "unpack", "untar", "tarpeek", "vztmp"},
 }

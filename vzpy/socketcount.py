@@ -5,36 +5,33 @@ above the limit socket(2) fails with ENOBUFS, as it did on OpenVZ. `vz_sock_rele
 is closed. It runs for accepted sockets too, whose creation no program sees; so those that
 were counted carry a mark, in storage that belongs to the socket.
 
-What they count stands in a map: held, maxheld, failcnt of each kind. It lives, with the programs,
-as long as the cgroup. Sockets of other families (UNIX, netlink, packet) never get here."""
+Sockets of other families (UNIX, netlink, packet) never get here."""
 
 from __future__ import annotations
 
 import errno
 import os
-import struct
 
+from vzpy import countmap
+from vzpy.countmap import LIMIT_ROW, ROW
 from vzpy.kernel import bpf
-from vzpy.kernel.bpf import R0, R1, R2, R3, R4, R6, R7, R8, R9, Code
+from vzpy.kernel.bpf import R0, R1, R2, R3, R4, R6, R7, R9, Code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 KINDS = ("NUMTCPSOCK", "NUMOTHERSOCK")
-NO_LIMIT = 2**63 - 1
 
 _CREATE, _RELEASE = "vz_sock_create", "vz_sock_release"
-_COUNTERS, _LIMITS, _MARKS = "vz_sock_count", "vz_sock_limit", "vz_sock_mark"
-_HELD, _MAXHELD, _FAILCNT, _ROW = 0, 8, 16, 24  # of the counters of one kind
-_LIMIT_ROW = 8
+_MAPS = countmap.Maps("vz_sock", KINDS)
+_MARKS = "vz_sock_mark"
 _TCP, _OTHER = 1, 2  # the mark of a socket that is counted
 
 # struct bpf_sock (linux/bpf.h)
 _TYPE, _PROTOCOL = 8, 12
 _SOCK_STREAM = 1
 _TCP_PROTOCOLS = (6, 262)  # IPPROTO_TCP, IPPROTO_MPTCP
-_TRIES = 4
 
 
 def attach(cgroup: str, limits: Mapping[str, int]) -> None:
@@ -42,15 +39,13 @@ def attach(cgroup: str, limits: Mapping[str, int]) -> None:
 
     limits  KIND -> sockets; a kind that is missing has no limit
     Raises OSError where the kernel has no such programs."""
-    with _Opened() as opened:
+    with bpf.Opened() as opened:
         where = opened(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        counters = opened(bpf.map_create(bpf.MAP_ARRAY, _ROW * len(KINDS), _COUNTERS))
-        limit = opened(bpf.map_create(bpf.MAP_ARRAY, _LIMIT_ROW * len(KINDS), _LIMITS))
+        counters, limit = _MAPS.make(opened, limits)
         btf = opened(bpf.btf_of_int())
         marks = opened(bpf.map_create(
             bpf.MAP_SK_STORAGE, 4, _MARKS, bpf.MAP_NO_PREALLOC, btf, entries=0
         ))
-        bpf.map_update(limit, _packed(limits))
         for name, code, point in (
             (_RELEASE, release_program(counters, marks), bpf.CGROUP_INET_SOCK_RELEASE),
             (_CREATE, create_program(counters, limit, marks), bpf.CGROUP_INET_SOCK_CREATE),
@@ -63,12 +58,7 @@ def change(cgroup: str, limits: Mapping[str, int]) -> None:
     """New limits for a VPS, whose sockets are counted from now on if they were not.
 
     Raises OSError."""
-    with _Opened() as opened:
-        prog = _find(opened, cgroup)
-        if prog >= 0:
-            bpf.map_update(opened(bpf.map_of(prog, _LIMITS)), _packed(limits))
-            return
-    if limits:
+    if not _MAPS.change(cgroup, bpf.CGROUP_INET_SOCK_CREATE, _CREATE, limits) and limits:
         attach(cgroup, limits)
 
 
@@ -76,45 +66,11 @@ def read(cgroup: str) -> dict[str, tuple[int, int, int]]:
     """KIND -> held, maxheld, failcnt; nothing where the sockets are not counted.
 
     Raises OSError, ENOENT without such a cgroup."""
-    with _Opened() as opened:
-        prog = _find(opened, cgroup)
-        if prog < 0:
-            return {}
-        raw = bpf.map_lookup(opened(bpf.map_of(prog, _COUNTERS)), _ROW * len(KINDS))
-    rows = struct.iter_unpack("=3q", raw)
-    return {kind: (held, max(held, top), fails) for kind, (held, top, fails) in zip(KINDS, rows)}
-
-
-def _find(opened: _Opened, cgroup: str) -> int:
-    where = opened(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    prog = bpf.find(where, bpf.CGROUP_INET_SOCK_CREATE, _CREATE)
-    return opened(prog) if prog >= 0 else -1
-
-
-def _packed(limits: Mapping[str, int]) -> bytes:
-    return struct.pack(f"={len(KINDS)}q", *(limits.get(kind, NO_LIMIT) for kind in KINDS))
-
-
-class _Opened:
-    """Descriptors that are closed at the end."""
-
-    def __init__(self) -> None:
-        self._fds: list[int] = []
-
-    def __call__(self, fd: int) -> int:
-        self._fds.append(fd)
-        return fd
-
-    def __enter__(self) -> _Opened:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for fd in self._fds:
-            os.close(fd)
+    return _MAPS.read(cgroup, bpf.CGROUP_INET_SOCK_CREATE, _CREATE)
 
 
 def create_program(counters: int, limits: int, marks: int) -> bytes:
-    """R6 the socket, R7 the counters of its kind, R8 what is held with it, R9 its mark."""
+    """R6 the socket, R9 its mark; R7 and R8 as in countmap.py."""
     code = Code()
     code.set_to(R6, "=", R1)
     code.map_value(R7, counters)
@@ -126,37 +82,19 @@ def create_program(counters: int, limits: int, marks: int) -> bytes:
     for protocol in _TCP_PROTOCOLS:
         code.jump_if("count", R2, "==", protocol)
     code.label("other")
-    code.set(R7, "+", _ROW)
-    code.set(R3, "+", _LIMIT_ROW)
+    code.set(R7, "+", ROW)
+    code.set(R3, "+", LIMIT_ROW)
     code.set(R9, "=", _OTHER)
 
     code.label("count")
-    code.set(R8, "=", 1)
-    code.fetch_add(R7, _HELD, R8)
-    code.set(R8, "+", 1)
-    code.load(R3, R3, 0)
-    code.jump_if_to("refuse", R8, "s>", R3)
+    countmap.count(code, "refuse")
     _mark_of(code, marks, bpf.SK_STORAGE_CREATE)
     code.jump_if("refuse", R0, "==", 0)  # the kernel has no memory for the mark
     code.store(R0, 0, R9, 4)
-
-    code.load(R0, R7, _MAXHELD)
-    for _ in range(_TRIES):
-        code.jump_if_to("allow", R0, "s>=", R8)
-        code.set_to(R1, "=", R0)
-        code.compare_exchange(R7, _MAXHELD, R8)
-        code.jump_if_to("allow", R0, "==", R1)
-    code.label("allow")
+    countmap.note_peak(code)
     code.exit(1)
-
     code.label("refuse")
-    code.set(R1, "=", -1)
-    code.fetch_add(R7, _HELD, R1)
-    code.set(R1, "=", 1)
-    code.fetch_add(R7, _FAILCNT, R1)
-    code.set(R1, "=", -errno.ENOBUFS)
-    code.call(bpf.SET_RETVAL)
-    code.exit(0)
+    countmap.refuse(code, errno.ENOBUFS)
     return code.assemble()
 
 
@@ -170,10 +108,9 @@ def release_program(counters: int, marks: int) -> bytes:
     code.load(R2, R0, 0, 4)
     code.jump_if("uncount", R2, "==", _TCP)
     code.jump_if("done", R2, "!=", _OTHER)
-    code.set(R7, "+", _ROW)
+    code.set(R7, "+", ROW)
     code.label("uncount")
-    code.set(R1, "=", -1)
-    code.fetch_add(R7, _HELD, R1)
+    countmap.uncount(code)
     code.label("done")
     code.exit(1)
     return code.assemble()

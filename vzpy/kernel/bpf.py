@@ -24,9 +24,9 @@ _PROG_QUERY, _BTF_LOAD = 16, 18
 
 # types of programs, and where they are attached
 PROG_SCHED_CLS, PROG_CGROUP_SOCK, PROG_CGROUP_DEVICE = 3, 9, 15
-PROG_CGROUP_SYSCTL, PROG_CGROUP_SOCKOPT = 23, 25
+PROG_CGROUP_SYSCTL, PROG_CGROUP_SOCKOPT, PROG_LSM = 23, 25, 29
 CGROUP_INET_SOCK_CREATE, CGROUP_DEVICE, CGROUP_SYSCTL = 2, 6, 18
-CGROUP_SETSOCKOPT, CGROUP_INET_SOCK_RELEASE = 22, 34
+CGROUP_SETSOCKOPT, CGROUP_INET_SOCK_RELEASE, LSM_CGROUP = 22, 34, 43
 ALLOW_OVERRIDE = 1  # the program of a cgroup below replaces this one
 ALLOW_MULTI = 2  # programs of cgroups below run as well, and others beside this one
 REPLACE = 4
@@ -232,29 +232,33 @@ def btf_of_int() -> int:
     return _bpf(_BTF_LOAD, _attr("QQIII", addressof(btf), 0, len(btf), 0, 0))
 
 
-def prog_load(kind: int, code: bytes, name: str, attach: int = 0) -> int:
+def prog_load(kind: int, code: bytes, name: str, attach: int = 0, hook: int = 0) -> int:
     """Have a program checked and loaded: its descriptor.
 
+    hook  number of the kernel's function that an LSM program belongs to (btf.look)
     Raises OSError with the end of what the kernel's verifier said."""
     try:
-        return _prog_load(kind, code, name, attach)
+        return _prog_load(kind, code, name, attach, hook)
     except OSError as err:
         if err.errno not in (13, 22):  # EACCES, EINVAL: the verifier does not like it
             raise
     log = _buffer(bytes(_LOG_SIZE))
     try:
-        return _prog_load(kind, code, name, attach, log)
+        return _prog_load(kind, code, name, attach, hook, log)
     except OSError as err:
         said = bytes(log).partition(b"\0")[0].decode(errors="replace").strip().splitlines()
         text = "; ".join(said[-4:]) or err.strerror
         raise OSError(err.errno, f"BPF program {name}: {text}") from None
 
 
-def _prog_load(kind: int, code: bytes, name: str, attach: int, log: Any = None) -> int:
-    program, licence = _buffer(code), _buffer(b"Apache-2.0\0")
+def _prog_load(
+    kind: int, code: bytes, name: str, attach: int, hook: int, log: Any = None
+) -> int:
+    # The kernel takes LSM programs under the GPL alone: those are ours to give under it as well.
+    program, licence = _buffer(code), _buffer(b"GPL\0" if hook else b"Apache-2.0\0")
     level, size, at = (1, len(log), addressof(log)) if log else (0, 0, 0)
-    attr = _attr("IIQQIIQII16sII", kind, len(code) // 8, addressof(program), addressof(licence),
-                 level, size, at, 0, 0, name.encode(), 0, attach)
+    attr = _attr("IIQQIIQII16sII36xI", kind, len(code) // 8, addressof(program), addressof(licence),
+                 level, size, at, 0, 0, name.encode(), 0, attach, hook)
     return _bpf(_PROG_LOAD, attr)
 
 
@@ -269,8 +273,9 @@ def prog_detach(cgroup: int, prog: int, attach: int) -> None:
 
 def prog_query(cgroup: int, attach: int) -> list[int]:
     """Ids of the programs attached to just this cgroup."""
-    ids = _buffer(bytes(4 * 64))
-    attr = _attr("IIIIQI", cgroup, attach, 0, 0, addressof(ids), 64)
+    ids, flags = _buffer(bytes(4 * 64)), _buffer(bytes(4 * 64))
+    # Of LSM programs the kernel wants to tell the flags, too.
+    attr = _attr("IIIIQIIQ", cgroup, attach, 0, 0, addressof(ids), 64, 0, addressof(flags))
     _bpf(_PROG_QUERY, attr)
     count = struct.unpack_from("=I", bytes(attr), 24)[0]
     return list(struct.unpack_from(f"={count}I", bytes(ids)))

@@ -4,7 +4,7 @@ Called for a VPS whose configuration has such a limit, and by live changes of on
 
 from __future__ import annotations
 
-from vzpy import socketcount
+from vzpy import countmap, socketcount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ KEYS = socketcount.KINDS
 def wanted(conf: Values) -> dict[str, int]:
     """KEY -> the limit, of those that have one."""
     pairs = {key: conf.value(key) for key in KEYS}
-    return {k: pair[1] for k, pair in pairs.items() if pair and pair[1] < socketcount.NO_LIMIT}
+    return {k: pair[1] for k, pair in pairs.items() if pair and pair[1] < countmap.NO_LIMIT}
 
 
 def apply(conf: Values, cgroup: str, facts: Facts | None = None) -> list[str]:

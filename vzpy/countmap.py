@@ -1,0 +1,107 @@
+"""Counters that programs on vz/N keep: held, maxheld and failcnt of some kinds, and their limits,
+each in an array of one element. They live as long as the cgroup.
+
+The pieces of program here use R7, the address of the counters of a kind, R8, what is held with the
+new one, and R0 to R3."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from vzpy.kernel import bpf
+from vzpy.kernel.bpf import R0, R1, R3, R7, R8, Code
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vzpy.kernel.bpf import Opened
+
+NO_LIMIT = 2**63 - 1
+_HELD, _MAXHELD, _FAILCNT = 0, 8, 16
+ROW, LIMIT_ROW = 24, 8  # bytes of one kind
+_TRIES = 4
+
+
+class Maps:
+    """The two maps of a room.
+
+    name   prefix of their names
+    kinds  parameters, in the order of the rows"""
+
+    def __init__(self, name: str, kinds: tuple[str, ...]) -> None:
+        self.kinds = kinds
+        self._counters, self._limits = f"{name}_count", f"{name}_limit"
+
+    def make(self, opened: Opened, limits: Mapping[str, int]) -> tuple[int, int]:
+        """New ones: the descriptors of counters and limits. Raises OSError."""
+        rows = len(self.kinds)
+        counters = opened(bpf.map_create(bpf.MAP_ARRAY, ROW * rows, self._counters))
+        limit = opened(bpf.map_create(bpf.MAP_ARRAY, LIMIT_ROW * rows, self._limits))
+        bpf.map_update(limit, self._packed(limits))
+        return counters, limit
+
+    def change(self, cgroup: str, point: int, program: str, limits: Mapping[str, int]) -> bool:
+        """New limits for the maps of a program on vz/N; False when there is none."""
+        with bpf.Opened() as opened:
+            prog = _find(opened, cgroup, point, program)
+            if prog < 0:
+                return False
+            bpf.map_update(opened(bpf.map_of(prog, self._limits)), self._packed(limits))
+        return True
+
+    def read(self, cgroup: str, point: int, program: str) -> dict[str, tuple[int, int, int]]:
+        """KIND -> held, maxheld, failcnt; nothing where nobody counts. Raises OSError."""
+        with bpf.Opened() as opened:
+            prog = _find(opened, cgroup, point, program)
+            if prog < 0:
+                return {}
+            raw = bpf.map_lookup(opened(bpf.map_of(prog, self._counters)), ROW * len(self.kinds))
+        rows = zip(self.kinds, struct.iter_unpack("=3q", raw))
+        return {kind: (held, max(held, top), fails) for kind, (held, top, fails) in rows}
+
+    def _packed(self, limits: Mapping[str, int]) -> bytes:
+        numbers = (limits.get(kind, NO_LIMIT) for kind in self.kinds)
+        return struct.pack(f"={len(self.kinds)}q", *numbers)
+
+
+def _find(opened: Opened, cgroup: str, point: int, program: str) -> int:
+    where = opened(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    prog = bpf.find(where, point, program)
+    return opened(prog) if prog >= 0 else -1
+
+
+def count(code: Code, refuse: str) -> None:
+    """One more, in R8, and to the label when that is beyond the limit at the address R3."""
+    code.set(R8, "=", 1)
+    code.fetch_add(R7, _HELD, R8)
+    code.set(R8, "+", 1)
+    code.load(R3, R3, 0)
+    code.jump_if_to(refuse, R8, "s>", R3)
+
+
+def note_peak(code: Code) -> None:
+    """maxheld = R8, when that is more; others may do the same at this moment."""
+    code.load(R0, R7, _MAXHELD)
+    for _ in range(_TRIES):
+        code.jump_if_to("noted", R0, "s>=", R8)
+        code.set_to(R1, "=", R0)
+        code.compare_exchange(R7, _MAXHELD, R8)
+        code.jump_if_to("noted", R0, "==", R1)
+    code.label("noted")
+
+
+def uncount(code: Code) -> None:
+    code.set(R1, "=", -1)
+    code.fetch_add(R7, _HELD, R1)
+
+
+def refuse(code: Code, error: int) -> None:
+    """Take back what was counted, count the failure, and have the call fail with an errno."""
+    uncount(code)
+    code.set(R1, "=", 1)
+    code.fetch_add(R7, _FAILCNT, R1)
+    code.set(R1, "=", -error)
+    code.call(bpf.SET_RETVAL)
+    code.exit(0)

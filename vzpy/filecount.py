@@ -1,0 +1,114 @@
+"""Counting and limiting the open files of a VPS: numfile (beancounters.md 2), where the kernel has
+BPF among its security modules (lsm=...,bpf).
+
+Two programs on vz/N, at the hooks where the kernel makes and frees an open file. Whose it is tell
+its credentials: a file is counted when a user of the VPS opened it, so what the host hands in
+(the pipes of an exec) and what a file system opens for itself is not. Above the limit a call
+fails with ENFILE.
+
+A file is taken off the count where the last user lets it go. When that is nobody of the VPS (a
+socket that carried descriptors and was thrown away by the kernel's own thread) it stays counted."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from vzpy import countmap
+from vzpy.kernel import bpf, btf
+from vzpy.kernel.bpf import R1, R2, R3, R7, Code
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from vzpy.model import IdRange
+
+KINDS = ("NUMFILE",)
+_ALLOC, _FREE = "vz_file_alloc", "vz_file_free"
+_MAPS = countmap.Maps("vz_file", KINDS)
+_HOOKS = {
+    _ALLOC: "bpf_lsm_file_alloc_security",
+    _FREE: "bpf_lsm_file_free_security",
+}
+_MEMBERS = ("file.f_cred", "cred.uid")
+_KNOWN = "trusted.vz.btf"
+
+
+def attach(cgroup: str, ids: IdRange, limits: Mapping[str, int]) -> None:
+    """Count the files that users of a VPS open in vz/N from now on, and limit them.
+
+    Raises OSError where the kernel has no such programs."""
+    kernel = places(os.path.dirname(cgroup))
+    with bpf.Opened() as opened:
+        where = opened(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        counters, limit = _MAPS.make(opened, limits)
+        for name, code in (
+            (_FREE, free_program(kernel, ids, counters)),
+            (_ALLOC, alloc_program(kernel, ids, counters, limit)),
+        ):
+            hook = kernel[_HOOKS[name]]
+            prog = opened(bpf.prog_load(bpf.PROG_LSM, code, name, bpf.LSM_CGROUP, hook))
+            bpf.prog_attach(where, prog, bpf.LSM_CGROUP, bpf.ALLOW_MULTI)
+
+
+def change(cgroup: str, ids: IdRange, limits: Mapping[str, int]) -> None:
+    """New limits for a VPS, whose files are counted from now on if they were not.
+
+    Raises OSError."""
+    if not _MAPS.change(cgroup, bpf.LSM_CGROUP, _ALLOC, limits) and limits:
+        attach(cgroup, ids, limits)
+
+
+def read(cgroup: str) -> dict[str, tuple[int, int, int]]:
+    """KIND -> held, maxheld, failcnt; nothing where the files are not counted.
+
+    Raises OSError, ENOENT without such a cgroup."""
+    return _MAPS.read(cgroup, bpf.LSM_CGROUP, _ALLOC)
+
+
+def places(node_cgroup: str) -> dict[str, int]:
+    """What the programs have to know of this kernel. The cgroup of the node remembers it until the
+    next boot. Raises OSError."""
+    try:
+        rows = os.getxattr(node_cgroup, _KNOWN).decode().split("\n")
+        return {name: int(number) for name, number in (row.split(" ") for row in rows)}
+    except OSError:
+        found = btf.look(_HOOKS.values(), _MEMBERS)
+    os.setxattr(node_cgroup, _KNOWN, "\n".join(f"{k} {v}" for k, v in found.items()).encode())
+    return found
+
+
+def alloc_program(
+    kernel: Mapping[str, int], ids: IdRange, counters: int, limits: int
+) -> bytes:
+    code = Code()
+    _leave_others_alone(code, kernel, ids)
+    code.map_value(R7, counters)
+    code.map_value(R3, limits)
+    countmap.count(code, "refuse")
+    countmap.note_peak(code)
+    code.label("not ours")
+    code.exit(1)
+    code.label("refuse")
+    countmap.refuse(code, errno.ENFILE)
+    return code.assemble()
+
+
+def free_program(kernel: Mapping[str, int], ids: IdRange, counters: int) -> bytes:
+    code = Code()
+    _leave_others_alone(code, kernel, ids)
+    code.map_value(R7, counters)
+    countmap.uncount(code)
+    code.label("not ours")
+    code.exit(1)
+    return code.assemble()
+
+
+def _leave_others_alone(code: Code, kernel: Mapping[str, int], ids: IdRange) -> None:
+    """To "not ours" for a file that no user of the VPS opened; the first argument is the file."""
+    code.load(R2, R1, 0)
+    code.load(R2, R2, kernel["file.f_cred"])
+    code.load(R3, R2, kernel["cred.uid"], 4)
+    code.jump_if("not ours", R3, "<", ids.base)
+    code.jump_if("not ours", R3, ">", ids.base + ids.count - 1)
