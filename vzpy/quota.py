@@ -12,6 +12,7 @@ import errno
 import os
 import time
 
+from vzpy import qgroup
 from vzpy.kernel import quotactl as q
 from vzpy.kernel.proc import unescape
 from vzpy.quotafile import Row, Ugid
@@ -47,6 +48,8 @@ def mount_of(path: str) -> tuple[str, str]:
 
 def enforced(fd: int, kind: int = q.PRJQUOTA) -> bool:
     """Limits of that kind hold on this file system."""
+    if qgroup.is_btrfs(fd):
+        return kind == q.PRJQUOTA and qgroup.is_enabled(fd)
     try:
         return bool(q.enforced(fd) & q.ENFORCED[kind])
     except OSError as err:
@@ -76,6 +79,8 @@ def project_of(fd: int) -> int:
 
 def read(fd: int, kind: int, qid: int) -> q.Dqblk:
     """What is counted and limited of an id; nothing, of one that is not recorded."""
+    if qgroup.is_btrfs(fd):
+        return qgroup.read(fd, qid)
     try:
         return q.getquota(fd, kind, qid)
     except OSError as err:
@@ -113,6 +118,9 @@ def is_over(used: int, row: Row, shift: int = 0) -> bool:
 def limit(fd: int, project: int, space: Row, inodes: Row) -> None:
     """Set the limits of a project. What is over its soft limit already keeps its time, or gets
     the grace of now when it had none: the kernel would give that of the whole file system."""
+    if qgroup.is_btrfs(fd):
+        qgroup.limit(fd, project, _hard(space))
+        return
     found = read(fd, q.PRJQUOTA, project)
     now = int(time.time())
     dqblk = q.Dqblk(
@@ -140,6 +148,8 @@ def shorten(fd: int, kind: int, qid: int, graces: tuple[int, int], just: bool = 
     that the grace of the VPS (space, inodes; seconds). Returns whether something was changed.
 
     just  it was exceeded this moment, so that a shorter time of the file system is lengthened"""
+    if qgroup.is_btrfs(fd):
+        return False
     found, now = read(fd, kind, qid), int(time.time())
     new, valid = found, 0
     kernel = q.getinfo(fd, kind)
@@ -158,6 +168,9 @@ def shorten(fd: int, kind: int, qid: int, graces: tuple[int, int], just: bool = 
 
 def unlimit(fd: int, project: int) -> None:
     """No limits; counting goes on, it cannot be stopped. Absence is success."""
+    if qgroup.is_btrfs(fd):
+        qgroup.unlimit(fd, project)
+        return
     try:
         q.setquota(fd, q.PRJQUOTA, project, q.Dqblk(), q.QIF_LIMITS | q.QIF_TIMES)
     except OSError as err:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import quota, quotatree
+from vzpy import qgroup, quota, quotatree
 from vzpy.fault import fault
 from vzpy.kernel import quotactl as q
 from vzpy.kernel.proc import boot_id, mounts_below
@@ -127,6 +127,8 @@ class Quota:
 
         Raises NotPossible; QuotaError 8: something is mounted in it."""
         self.require(path)
+        if qgroup.is_btrfs_path(path):
+            return self._subvolume(path)
         fd = self.open(path)
         try:
             present = quota.project_of(fd)
@@ -139,7 +141,14 @@ class Quota:
         finally:
             os.close(fd)
 
+    def _subvolume(self, path: str) -> int:
+        if found := qgroup.ensure(path):
+            return found
+        raise NotPossible(f"{path} is no subvolume: btrfs can limit nothing else")
+
     def _walk(self, path: str, project: int) -> None:
+        if qgroup.is_btrfs_path(path):
+            return
         inside = [point for point in mounts_below(path) if point != os.path.realpath(path)]
         if inside:
             raise QuotaError(
@@ -242,7 +251,7 @@ class Quota:
                 )
             if had:
                 self._clear(had)
-                if detach and os.path.isdir(had.path):
+                if detach and os.path.isdir(had.path) and not qgroup.is_btrfs_path(had.path):
                     quotatree.attach(had.path, 0)
             fault("quota-drop")
             os.unlink(self.file)

@@ -66,9 +66,12 @@ def mount_disk(fstype: str, options: str, where: str) -> None:
     os.makedirs(where)
     if fstype == "btrfs":
         subprocess.run(["mkfs.btrfs", "-qf", disk], check=True)
+        options = "rw"
     else:
         subprocess.run([*MKFS[fstype], disk], check=True)
     subprocess.run(["mount", "-o", options, disk, where], check=True)
+    if fstype == "btrfs":
+        subprocess.run(["btrfs", "quota", "enable", where], check=True)
 
 
 def umount_disk(where: str) -> None:
@@ -245,6 +248,19 @@ def test_an_area_without_a_project_gets_one(small):
     assert abs(used.inodes.used - found.inodes.used) < 5
     tools.sh(small, "ln -s x /l1 && mv /bin/ls /bin/ls2 && /bin/ls2 -l /bin/sh && mkfifo /f")
     assert abs(used.space.used - found.space.used) <= 64 << 10
+
+
+@pytest.mark.parametrize("disk", ["btrfs"], indirect=True)
+@pytest.mark.parametrize("layout", ["overlay", "simfs"])
+def test_btrfs_has_a_hard_limit_only(node, vzctl, layout):
+    vps = node.create(101, layout=layout, diskspace="20M:24M", diskinodes="1000:1100")
+    ran = vzctl("start", 101)
+    assert ran.code == 0 and "hard limit of space only" in ran.stderr
+    written, said = write(vps, "/fill", 40 << 10)
+    assert "quota exceeded" in said and 15 << 20 < written < 24 << 20
+    assert vzctl("set", 101, "--diskspace", "100M:100M").code == 0
+    assert write(vps, "/fill", 40 << 10)[0] == 40 << 20
+    assert 40 << 20 < of(vps).stat().space.used < 60 << 20
 
 
 def test_two_nodes_have_different_projects(node, make_node, disk):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import quota, quotabusy
+from vzpy import qgroup, quota, quotabusy
 from vzpy.errors import Exit, VzError
 from vzpy.events import InitializingQuota, NotApplied
 from vzpy.quotafile import QuotaError
@@ -72,9 +72,12 @@ def on(vps: VPS, report: Report) -> list[str]:
                 found = own.setlimit(wanted, vps.private)
     except NotPossible as err:
         return _not_possible(vps.config, err)
+    missing = []
     if wanted.ugid_limit and not found.ugid_active:
-        return ["quotaugidlimit"]
-    return []
+        missing.append("quotaugidlimit")
+    if qgroup.is_btrfs_path(vps.private):
+        missing.append(f"diskinodes ({qgroup.HARD_ONLY})")
+    return missing
 
 
 def _not_possible(conf: Config, err: NotPossible) -> list[str]:
