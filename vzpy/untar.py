@@ -67,6 +67,20 @@ def enclose(dest: str) -> None:
     sys.path_hooks.clear()
 
 
+class Member(tarfile.TarInfo):
+    """tarfile takes a header that makes no sense, and an end without its mark, for the end of the
+    archive: half of it would be a success."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:  # type: ignore[override]
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as err:
+            raise tarfile.ReadError(f"unexpected end, or a damaged header: {err}") from None
+
+
 class Unpacker:
     """Writes the members of one archive below the current root, owners shifted by `base`."""
 
@@ -82,6 +96,7 @@ class Unpacker:
             fileobj=stream,  # type: ignore[call-overload]
             mode="r|",
             bufsize=CHUNK,
+            tarinfo=Member,
             encoding="utf-8",
             errors="surrogateescape",
         )
