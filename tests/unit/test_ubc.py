@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vzpy import cgroupread, cgroupshare, disks, params, ubc, ubcproc, values
-from vzpy.model import NO_LIMIT, Limits
+from vzpy import cgroupread, cgroupshare, disks, params, ubc, ubcproc, usage, values
+from vzpy.model import NO_LIMIT, Facts, Limits
+from vzpy.story import beancounters
 from vzpy.ubc import UNLIMITED
 from vzpy.ubcproc import Beancounter
 
@@ -25,6 +28,13 @@ class Conf:
     def value(self, key):
         text = self.texts.get(key)
         return None if text is None else values.parse(params.BY_KEY[key].kind, text)
+
+
+def cgroup(path, **files):
+    path.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (path / name.replace("_", ".")).write_text(f"{text}\n")
+    return str(path)
 
 
 # --- the table -------------------------------------------------------------------------------
@@ -247,14 +257,72 @@ def test_fork_refusals(tmp_path):
     assert cgroupread.fork_refusals(str(tmp_path)) == {0: 4}
 
 
+# --- a look at a cgroup ----------------------------------------------------------------------
+
+
+def look_at(path):
+    facts = Facts(
+        ctid=1, pid=os.getpid(), starttime=0, boot_id="", layout="simfs", private="", root="",
+        base=1 << 20, count=65536, cgroup=str(path), init="busybox", daemon=False, started=0.0,
+    )  # fmt: skip
+    return beancounters.Look(facts, beancounters.Shared())
+
+
+def test_where_the_numbers_come_from(tmp_path):
+    vps = cgroup(
+        tmp_path / "1", pids_current=7, pids_peak=9, pids_max=100, cgroup_procs="",
+        memory_current=10 * PAGE, memory_peak=20 * PAGE, memory_max=0, memory_low=0,
+        memory_stat=f"anon {3 * PAGE}\nkernel 4000\nshmem {2 * PAGE}\n"
+        f"slab_reclaimable 1500\nunevictable {PAGE}",
+        memory_events="max 99\nhigh 99\noom_kill 2", memory_swap_current=5 * PAGE,
+        memory_swap_events="high 0\nmax 8\nfail 9", memory_swap_max=0, pids_events="max 6",
+    )
+    (tmp_path / "1/memory.events.local").write_text("high 4\nmax 3\noom_kill 0\n")
+    look = look_at(vps)
+    assert look.count("numproc") == (7, 9, 6)
+    # What the limit of the VPS refused; services' own limits are not its failures.
+    assert look.count("physpages") == (10, 20, 7)
+    assert look.count("swappages") == (5, 5, 8)
+    assert look.count("oomguarpages") == (8, 8, 2)
+    assert look.count("kmemsize") == (4000, 4000, 0)
+    assert [look.count(name)[0] for name in ("lockedpages", "shmpages", "dcachesize")] == [
+        1, 2, 1500
+    ]
+    assert look.count("vmguarpages") == (0, 0, 0)
+    assert look.count("numiptent") == (None, None, None)
+    verdicts = {row.name: row.verdict for row in look.rows(Conf(PHYSPAGES="0:9", SWAPPAGES="0:9"))}
+    assert [verdicts[n] for n in ("numproc", "physpages", "oomguarpages", "kmemsize")] == list(
+        "EENA"
+    )
+    assert {row.name: row.verdict for row in look_at(vps).rows(Conf())}["physpages"] == "A"
+
+
+def test_a_cgroup_that_is_gone(tmp_path):
+    assert look_at(tmp_path / "gone").count("numproc") == (None, None, None)
+    assert look_at(tmp_path / "gone").count("physpages") == (None, None, None)
+
+
+def test_what_processes_hold():
+    """Of ourselves, against what we know of ourselves."""
+    with open("/dev/null") as one, open("/dev/null") as two:
+        found = usage.of_processes([os.getpid(), 2**22 - 1])
+        assert found["numfile"] >= 5 and one != two
+    assert found["privvmpages"] * PAGE > 1 << 20
+    before = usage.of_sockets(os.getpid())
+    with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        tcp.bind(("127.0.0.1", 0))
+        tcp.listen()
+        udp.sendto(b"x" * 500, udp.getsockname())
+        after = usage.of_sockets(os.getpid())
+        assert after["numtcpsock"] > before["numtcpsock"]
+        assert after["dgramrcvbuf"] >= before["dgramrcvbuf"] + 500
+    with open("/dev/null") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        assert usage.locks()[os.getpid()] == 1
+
+
 # --- what VPSs share -------------------------------------------------------------------------
-
-
-def cgroup(path, **files):
-    path.mkdir(exist_ok=True)
-    for name, text in files.items():
-        (path / name.replace("_", ".")).write_text(f"{text}\n")
-    return str(path)
 
 
 def test_the_node_has_the_sum(tmp_path):
