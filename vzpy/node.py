@@ -127,6 +127,12 @@ class Node:
         numbers = (n.removesuffix(".conf") for n in found if n.endswith(".conf"))
         return sorted(int(n) for n in numbers if n.isdigit() and 0 < int(n) <= CTID_MAX)
 
+    def vzquota(self) -> str:
+        """What OpenVZ's /proc/vz/vzquota showed: the quotas that are on."""
+        from vzpy.story import disk
+
+        return disk.proc_vzquota(self.paths)
+
     def __iter__(self) -> Iterator[VPS]:
         return (self.vps(ctid) for ctid in self.ids())
 

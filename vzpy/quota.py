@@ -182,7 +182,8 @@ def unlimit(fd: int, project: int) -> None:
 
 
 def ugids(fd: int, ids: IdRange) -> Iterator[Ugid]:
-    """What is recorded of the users and groups of a range, by their numbers inside."""
+    """The users and groups of a range that own or are limited in something, by their numbers
+    inside."""
     for kind in KINDS:
         at = ids.base
         while ids.holds(at):
@@ -194,7 +195,8 @@ def ugids(fd: int, ids: IdRange) -> Iterator[Ugid]:
                 raise
             if not ids.holds(at):
                 break
-            yield Ugid(kind, at - ids.base, dqblk)
+            if dqblk != q.Dqblk():
+                yield Ugid(kind, at - ids.base, dqblk)
             at += 1
 
 

@@ -14,6 +14,7 @@ from vzpy.kernel import quotactl, quotanetlink
 from vzpy.projects import Registry
 from vzpy.quotafile import load
 from vzpy.quotaid import Quota, is_on
+from vzpy.story.disk import numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,11 +35,15 @@ class QuotaGrace:
         except OSError:
             return  # a kernel without quota
         daemon.loop.watch(self.sock.fileno(), select.EPOLLIN, self._ready)
-        daemon.busy.append(lambda: any(is_on(q) for q in map(self._load, self._own()) if q))
+        daemon.busy.append(self._is_wanted)
+
+    def _is_wanted(self) -> bool:
+        found = map(self._load, numbers(self.daemon.paths))
+        return any(quota and is_on(quota) for quota in found)
 
     def start(self) -> None:
         """What was exceeded while nobody looked."""
-        for number in self._own():
+        for number in numbers(self.daemon.paths):
             found = self._load(number)
             if found and is_on(found):
                 try:
@@ -86,14 +91,6 @@ class QuotaGrace:
                     quota.shorten(fd, kind, qid, found.graces_of(kind), just=True)
                 finally:
                     os.close(fd)
-
-    def _own(self) -> list[int]:
-        try:
-            names = os.listdir(self.daemon.paths.vzquota)
-        except OSError:
-            return []
-        numbers = (name.removeprefix("quota.") for name in names if name.startswith("quota."))
-        return [int(number) for number in numbers if number.isdigit()]
 
     def _quota(self, number: int) -> Quota:
         return Quota(number, self.daemon.paths.quota_file(number), self.registry)

@@ -242,3 +242,22 @@ def live(change: Change, report: Report) -> list[str]:
             )
         own.setlimit(wanted)
     return []
+
+
+def proc_vzquota(paths: NodePaths) -> str:
+    """The quotas of a node that are on, as /proc/vz/vzquota showed them (quota.md 4.4)."""
+    from vzpy import quotatext
+    from vzpy.quotaid import counted
+
+    found = {number: counted(number, paths.quota_file(number)) for number in numbers(paths)}
+    return quotatext.proc_vzquota({n: quota for n, quota in found.items() if quota})
+
+
+def numbers(paths: NodePaths) -> list[int]:
+    """Of all quotas with a file on the node, on or off; ascending."""
+    try:
+        names = os.listdir(paths.vzquota)
+    except OSError:
+        return []
+    found = (name.removeprefix("quota.") for name in names if name.startswith("quota."))
+    return sorted(int(number) for number in found if number.isdigit())

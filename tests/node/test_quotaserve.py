@@ -1,0 +1,256 @@
+"""What vzeventd answers to quotactl(2): a real task with a real listener, and a file system of the
+test's own behind it, so that it runs on every kernel."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import os
+import socket
+import struct
+
+import pytest
+
+import tools
+from vzpy.eventd import quotaserve
+from vzpy.kernel import libc, seccomp
+from vzpy.kernel import quotactl as q
+from vzpy.model import Facts
+from vzpy.quotafile import QuotaFile, Row, save
+from vzpy.quotaid import Quota, boot_id
+
+BASE = 0x70000000
+DEVICE = b"/dev/disk"
+NR = libc.NR_quotactl
+
+
+class Kernel:
+    """quotactl_fd() over a dictionary: (kind, id of the host) -> fields of struct if_dqblk."""
+
+    def __init__(self) -> None:
+        self.records: dict[tuple[int, int], list[int]] = {}
+        self.calls: list[tuple[int, int, int]] = []
+
+    def quotactl_fd(self, fd, cmd, kind, qid, addr):
+        self.calls.append((cmd, kind, qid))
+        if cmd in (q.Q_GETQUOTA, q.Q_SETQUOTA):
+            record = self.records.setdefault((kind, qid), [0] * 8)
+            if cmd == q.Q_SETQUOTA:
+                record[:] = q.DQBLK.unpack(addr)[:8]
+            self.put(addr, q.DQBLK.pack(*record, 0))
+        elif cmd == q.Q_GETNEXTQUOTA:
+            later = sorted(n for k, n in self.records if k == kind and n >= qid)
+            if not later:
+                raise OSError(errno.ENOENT, "none")
+            self.put(addr, q.NEXTDQBLK.pack(*self.records[kind, later[0]], 0, later[0]))
+        elif cmd == q.Q_GETINFO:
+            self.put(addr, q.DQINFO.pack(1, 2, 1 << 16, 7))
+        elif cmd == q.Q_GETFMT:
+            self.put(addr, struct.pack("=I", 4))
+        else:
+            raise OSError(errno.EINVAL, "?")
+
+    @staticmethod
+    def put(addr: bytes, data: bytes) -> None:
+        ctypes.memmove(addr, data, len(addr))
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    made = Kernel()
+    monkeypatch.setattr(q, "quotactl_fd", made.quotactl_fd)
+    return made
+
+
+@pytest.fixture
+def ask(kernel, tmp_path):
+    """ask(PROGRAM): what a task that runs it, with call() at hand, has to say.
+
+    PROGRAM gets call(command, kind, special, id, buffer) -> errno and returns a list of numbers."""
+    tools.require("root")
+
+    def run(program, uid: int = 0, limit: int = 5) -> list[int]:
+        own = Quota(7, str(tmp_path / "quota.7"))
+        save(own.file, QuotaFile(
+            str(tmp_path), 7, Row(), Row(), on=True, boot=boot_id(), ugid_on=True,
+            ugid_active=True, ugid_limit=limit, base=BASE, count=65536, graces=(11, 12, 13, 14),
+        ))  # fmt: skip
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            _task(theirs, program, uid)
+        theirs.close()
+        data, ancillary, _, _ = ours.recvmsg(100, socket.CMSG_SPACE(4))
+        listener = array.array("i", ancillary[0][2])[0]
+        facts = Facts(
+            ctid=7, pid=pid, starttime=0, boot_id="", layout="simfs", private=str(tmp_path),
+            root="", base=BASE, count=65536, cgroup="", init="", daemon=True, started=0.0,
+        )  # fmt: skip
+        server = quotaserve.Server(listener, facts, own)
+        server.device = DEVICE.decode()
+        ours.sendall(b"go")
+        quotaserve.serve(server)
+        answer = ours.recv(65536)
+        os.waitpid(pid, 0)
+        os.close(listener)
+        os.close(server.fd)
+        ours.close()
+        return list(map(int, answer.split()))
+
+    return run
+
+
+def _task(sock: socket.socket, program, uid: int) -> None:
+    try:
+        listener = seccomp.listen(seccomp.handover((NR, libc.NR_quotactl_fd)))
+        socket.send_fds(sock, [b"x"], [listener])
+        os.close(listener)
+        sock.recv(2)
+        if uid:
+            os.setresuid(uid, uid, uid)
+
+        def call(command: int, kind: int, special: bytes | int | None, qid: int, addr) -> int:
+            try:
+                libc.syscall(NR, command << 8 | kind, special, qid, addr)
+            except OSError as err:
+                return err.errno or 0
+            return 0
+
+        sock.sendall(" ".join(map(str, program(call))).encode())
+    finally:
+        os._exit(0)
+
+
+def buffer(size: int = 256) -> bytes:
+    return bytes(bytearray(size))
+
+
+def test_limits_are_those_of_the_range(ask, kernel):
+    def program(call):
+        new = q.DQBLK.pack(200, 100, 0, 20, 10, 0, 0, 0, q.QIF_LIMITS)
+        found = buffer(72)
+        after = buffer(72)
+        done = [call(q.Q_SETQUOTA, 0, DEVICE, 1000, new)]
+        done += [call(q.Q_GETQUOTA, 0, DEVICE, 1000, found)]
+        done += q.DQBLK.unpack(found)[:2]
+        done += [call(q.Q_GETNEXTQUOTA, 0, DEVICE, 5, after), q.NEXTDQBLK.unpack(after)[-1]]
+        done += [call(q.Q_GETNEXTQUOTA, 0, DEVICE, 1001, after)]
+        return done
+
+    kernel.records[0, BASE + 70000] = [9] * 8  # of the next VPS
+    assert ask(program) == [0, 0, 200, 100, 0, 1000, errno.ENOENT]
+    assert kernel.records[0, BASE + 1000] == [200, 100, 0, 20, 10, 0, 0, 0]
+    assert {qid for _, _, qid in kernel.calls if qid} <= {BASE, *range(BASE, BASE + 65536)}
+
+
+def test_what_is_exceeded_gets_the_grace_of_the_vps(ask, kernel):
+    kernel.records[1, BASE + 5] = [0, 0, 1 << 30, 0, 0, 50, 0, 0]
+
+    def program(call):
+        return [call(q.Q_SETQUOTA, 1, DEVICE, 5, q.DQBLK.pack(0, 1, 0, 0, 1, 0, 0, 0, 5))]
+
+    import time
+
+    assert ask(program) == [0]
+    *_, btime, itime = kernel.records[1, BASE + 5]
+    assert 0 <= btime - time.time() <= 13 and 0 <= itime - time.time() <= 14
+
+
+def test_graces_are_its_own(ask, kernel):
+    def program(call):
+        before, after = buffer(24), buffer(24)
+        call(q.Q_GETINFO, 1, DEVICE, 0, before)
+        done = call(q.Q_SETINFO, 1, DEVICE, 0, q.DQINFO.pack(77, 78, 0, q.IIF_BGRACE))
+        call(q.Q_GETINFO, 1, DEVICE, 0, after)
+        return [*q.DQINFO.unpack(before)[:2], done, *q.DQINFO.unpack(after)[:2]]
+
+    assert ask(program) == [13, 14, 0, 77, 14]
+    assert q.Q_SETINFO not in [command for command, _, _ in kernel.calls]
+
+
+REFUSED = {
+    "project quota": (q.Q_GETQUOTA, 2, DEVICE, 7, errno.ESRCH),
+    "a kind that is none": (q.Q_GETQUOTA, 9, DEVICE, 7, errno.ESRCH),
+    "beyond the range": (q.Q_GETQUOTA, 0, DEVICE, 65536, errno.ESRCH),
+    "below it": (q.Q_GETQUOTA, 0, DEVICE, -1, errno.ESRCH),
+    "another device": (q.Q_GETQUOTA, 0, b"/dev/sda", 0, errno.ENODEV),
+    "a long name": (q.Q_GETQUOTA, 0, b"x" * 9999, 0, errno.ENODEV),
+    "no name": (q.Q_GETQUOTA, 0, 8, 0, errno.EFAULT),
+    "switching off": (q.Q_QUOTAOFF, 0, DEVICE, 0, errno.EPERM),
+    "switching on": (q.Q_QUOTAON, 0, DEVICE, 4, errno.EPERM),
+    "removing": (q.Q_XQUOTARM, 0, DEVICE, 0, errno.EPERM),
+    "unknown": (0x123456, 0, DEVICE, 0, errno.EPERM),
+    "sync": (q.Q_SYNC, 0, None, 0, 0),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused(ask, kernel, what):
+    command, kind, special, qid, expected = REFUSED[what]
+    assert ask(lambda call: [call(command, kind, special, qid, buffer())]) == [expected]
+    assert not [c for c in kernel.calls if c[0] != q.Q_GETNEXTQUOTA]
+
+
+def test_bad_buffers(ask, kernel):
+    def program(call):
+        return [call(c, 0, DEVICE, 1, 8) for c in (q.Q_GETQUOTA, q.Q_SETQUOTA, q.Q_XSETQLIM)]
+
+    assert ask(program) == [errno.EFAULT] * 3
+
+
+def test_what_is_used_cannot_be_set(ask, kernel):
+    def program(call):
+        return [call(q.Q_SETQUOTA, 0, DEVICE, 1, q.DQBLK.pack(*[9] * 8, valid))
+                for valid in (q.QIF_SPACE, q.QIF_INODES | q.QIF_LIMITS, 0xFFFFFFFF)]  # fmt: skip
+
+    assert ask(program) == [errno.EPERM] * 3
+    assert not kernel.records
+
+
+def test_no_more_users_than_allowed(ask, kernel):
+    def program(call):
+        new = q.DQBLK.pack(9, 9, 0, 0, 0, 0, 0, 0, q.QIF_LIMITS)
+        return [call(q.Q_SETQUOTA, 0, DEVICE, n, new) for n in (1, 2, 3, 2)]
+
+    kernel.records[1, BASE] = [0, 0, 5, 0, 0, 1, 0, 0]
+    assert ask(program, limit=3) == [0, 0, errno.EDQUOT, 0]
+
+
+def test_a_user_sees_himself_and_sets_nothing(ask, kernel):
+    def program(call):
+        new = q.DQBLK.pack(*[0] * 8, q.QIF_LIMITS)
+        return [
+            call(q.Q_GETQUOTA, 0, DEVICE, 1000, buffer()),
+            call(q.Q_GETQUOTA, 0, DEVICE, 1001, buffer()),
+            call(q.Q_GETNEXTQUOTA, 0, DEVICE, 0, buffer()),
+            call(q.Q_SETQUOTA, 0, DEVICE, 1000, new),
+            call(q.Q_SETINFO, 0, DEVICE, 0, buffer()),
+            call(q.Q_GETINFO, 0, DEVICE, 0, buffer()),
+        ]
+
+    eperm = errno.EPERM
+    assert ask(program, uid=BASE + 1000) == [0, eperm, eperm, eperm, eperm, 0]
+
+
+def test_root_of_a_namespace_made_inside_is_nobody(ask, kernel):
+    def program(call):
+        from vzpy.kernel import process
+
+        process.unshare(process.CLONE_NEWUSER)
+        return [call(q.Q_SETQUOTA, 0, DEVICE, 1, q.DQBLK.pack(*[0] * 8, q.QIF_LIMITS)),
+                call(q.Q_GETQUOTA, 0, DEVICE, 0, buffer())]  # fmt: skip
+
+    # The test's "init" is the task itself, so the namespace is compared with that of another.
+    import vzpy.eventd.quotaserve as serve
+
+    made = serve.Caller.__init__
+
+    def elsewhere(self, pid, init):
+        made(self, pid, os.getpid())
+
+    serve.Caller.__init__ = elsewhere
+    try:
+        assert ask(program) == [errno.EPERM, errno.EPERM]
+    finally:
+        serve.Caller.__init__ = made
