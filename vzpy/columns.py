@@ -154,7 +154,7 @@ def _part(key: str, kind: str, suffix: str) -> Callable[[Row], int | None]:
     """One number of a beancounter or a disk quota."""
     if kind == "ubc":
         return {
-            "": lambda row: row.count(key)[0],
+            "": lambda row: row.held(key),
             "m": lambda row: row.count(key)[1],
             "b": lambda row: row.limits(key)[0],
             "l": lambda row: row.limits(key)[1],

@@ -36,6 +36,7 @@ class Node:
         self._shared: Shared | None = None
         self._mounts: frozenset[str] | None = None
         self._uptime = 0.0
+        self._has_pids = True  # the controller is at hand
 
     @property
     def shared(self) -> Shared:
@@ -55,6 +56,30 @@ class Node:
         if not self._uptime:
             self._uptime = float(proc.slurp("/proc/uptime").split()[0])
         return self._uptime
+
+    def processes(self, cgroup: str) -> int | None:
+        """Processes and threads of a VPS, which every listing shows: alone, without what else a
+        look at its beancounters takes."""
+        if self._has_pids:
+            try:
+                return int(proc.slurp(f"{cgroup}/pids.current"))
+            except OSError:
+                # Only a VPS that ends just now is no sign that others have none either.
+                self._has_pids = not os.path.exists(cgroup)
+        return _count_threads(f"{cgroup}/ve")
+
+
+def _count_threads(cgroup: str) -> int | None:
+    """Threads in the subtree; None when it is gone."""
+    try:
+        count = proc.slurp(f"{cgroup}/cgroup.threads").count(b"\n")
+        if os.stat(cgroup).st_nlink > 2:  # there are directories in it
+            with os.scandir(cgroup) as entries:
+                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            count += sum(_count_threads(path) or 0 for path in below)
+        return count
+    except OSError:
+        return None
 
 
 class Row:
@@ -146,6 +171,12 @@ class Row:
 
             self._pairs = ubc.pairs(applied.of_running(self.facts, self.config))
         return self._pairs[key.lower()]
+
+    def held(self, key: str) -> int | None:
+        """What a beancounter stands at; None for what is not counted."""
+        if key == "NUMPROC" and self.facts and not self._look:
+            return self.node.processes(self.facts.cgroup)
+        return self.count(key)[0]
 
     def count(self, key: str) -> Count:
         """Held, maxheld and failcnt of a beancounter; None for what is not counted."""

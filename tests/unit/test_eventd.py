@@ -104,7 +104,7 @@ BIRTH = child.Birth(
     argv=(b"init", b"\xff"),
     env=((b"container", b"vzpy"),),
     capabilities=1 << 40,
-    filter=bytes(range(256)) * 16,
+    filters=(bytes(range(256)) * 16,),
     seen=Seen(container="vzpy", uuid="u"),
     below=("mnt/\udcff",),
     kind="systemd",
@@ -119,7 +119,7 @@ def test_a_birth_arrives_as_it_was_sent():
     assert birth.unpack(wire.decode(wire.encode(message)), fds) == (BIRTH, handed)
 
 
-@pytest.mark.parametrize("change", [{"ids": 1}, {"more": 1}, {"below": ()}, {"seen": (1, 2, 3, 4)}])
+@pytest.mark.parametrize("change", [{"ids": 1}, {"more": 1}, {"below": ()}, {"seen": (1,) * 20}])
 def test_a_wrong_birth_is_refused(change):
     message, fds = birth.pack(BIRTH, child.Handed(sync=3, cgroup=4, root=5, below=(6,)))
     message["birth"].update(change)
