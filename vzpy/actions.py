@@ -59,7 +59,7 @@ _NO_COMMAND = "No command line given for exec"
 ACTIONS = (
     Action(
         "create",
-        "[--ostemplate NAME] [--config NAME] [--layout overlay|simfs|image] [--ipadd ADDR]"
+        "[--ostemplate NAME] [--config NAME] [--layout overlay|simfs|image[:MODE]] [--ipadd ADDR]"
         " [--hostname NAME] [--name NAME] [--description TEXT] [--private PATH] [--root PATH]"
         " [--diskspace N] [--diskinodes N] [--local_uid N] [--local_gid N] [--local_ids N]",
         "make a VPS out of an OS template",
@@ -181,7 +181,7 @@ ACTIONS = (
     Action("quotaon", "", "switch disk quota on", "quota", rest=NOTHING),
     Action("quotaoff", "", "switch disk quota off", "quota", rest=NOTHING),
     Action("quotainit", "", "count the disk usage again", "quota", rest=NOTHING),
-    Action("convert", "[--layout overlay|simfs|image]", "change the layout", "convert"),
+    Action("convert", "[--layout overlay|simfs|image[:MODE]]", "change the layout", "convert"),
     Action("compact", "", "give free space of an image back", "convert", rest=NOTHING),
     Action(
         "snapshot",

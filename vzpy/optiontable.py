@@ -16,8 +16,9 @@ _PARAM_OPTIONS = {
 
 _IPADD = Option("ipadd", "addresses", "add IP addresses", ("ip",), key="IP_ADDRESS")
 _SKIP_ARPDETECT = Option("skip_arpdetect", help="no search for a second owner of an address")
-_LAYOUT = Option("layout", "layout", "overlay, simfs or image", ("ve_layout", "velayout"),
-                 key="VE_LAYOUT")
+_LAYOUT = Option("layout", "layout",
+                 "overlay, simfs, or image with modes: plain (all blocks at once), xfs",
+                 ("ve_layout", "velayout"), key="VE_LAYOUT")
 
 SET = (
     Option("save", help="write the parameters to the configuration file"),

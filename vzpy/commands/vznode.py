@@ -112,8 +112,8 @@ def cp(source: str, target: str) -> int:
 @group.command()
 @click.argument("source")
 @click.argument("new", type=int)
-@click.option("--hostname", default="", help="Its host name. [default: the same]")
-@click.option("--name", default="", help="Its second name. [default: none]")
+@click.option("--hostname", metavar="NAME", default="", help="Its host name. [default: the same]")
+@click.option("--name", metavar="NAME", default="", help="Its second name. [default: none]")
 def clone(source: str, new: int, hostname: str, name: str) -> int:
     """Copy a stopped VPS, by number or name, to a new number.
 

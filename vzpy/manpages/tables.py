@@ -36,7 +36,7 @@ METAVARS = {
     "iolimit-mb": "SIZE",
     "iopslimit": "N",
     "ioprio": "0-7",
-    "layout": "overlay|simfs|image",
+    "layout": "overlay|simfs|image[:MODE]",
     "mac": "MAC",
     "map": "name",
     "meminfo": "none|pages:N|privvmpages:N",
@@ -163,13 +163,16 @@ def _options(tool: str) -> list[str]:
     return [line for option in module.OPTIONS for line in option_lines(option)]
 
 
-def _vz(name: str) -> list[str]:
-    """A command of click: its usage, text and options."""
+def _vz(*names: str) -> list[str]:
+    """A command of click, or one of a group of it: its usage, text and options."""
     import click
 
     from vzpy.commands.vznode import group
 
-    command = group.commands[name]
+    name, command = " ".join(names), group.commands[names[0]]
+    for inner in names[1:]:
+        assert isinstance(command, click.Group)
+        command = command.commands[inner]
     options = [param for param in command.params if isinstance(param, click.Option)]
     words = [f"*{param.name}*" for param in command.params if param not in options]
     lines = [f"### {name}", " ".join([f"**vz {name}** [*options*]", *words]), ""]
