@@ -71,6 +71,9 @@ def rule_of_node(name: str, access: str) -> Rule:
     return Rule(kind, os.major(about.st_rdev), os.minor(about.st_rdev), access)
 
 
+_EVERYTHING = tuple(Rule(kind, 0, _ALL, "rw", majors=4096) for kind in "bc")
+
+
 # The fence
 
 
@@ -95,6 +98,11 @@ def fence(cgroup: str, rules: Iterable[Rule]) -> None:
 
     The fence it had is replaced in one step. Raises OSError."""
     _attach(cgroup, (*DEFAULT, *rules), 0)
+
+
+def leave_open(cgroup: str) -> None:
+    """No fence for what of the node's cgroup is no VPS. Raises OSError."""
+    _attach(cgroup, _EVERYTHING, 0)
 
 
 def _attach(cgroup: str, rules: tuple[Rule, ...], flags: int) -> None:

@@ -14,9 +14,9 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from tinyelf import RESULT, SCRATCH, Call, Special, bomb, counted, loop, threads
+from tinyelf import RESULT, SCRATCH, Call, Special, bomb, counted, hog, loop, threads
 
-from tools import PATIENCE, needs, plant, sh, slow, wait_for
+from tools import PATIENCE, needs, plant, sh, slow, wait_for, zram_swap
 from vzpy.errors import VzError
 
 SECONDS = 2.5  # of each measurement
@@ -212,3 +212,60 @@ def enter(vps) -> bool:
         except (VzError, OSError):
             time.sleep(0.05)
     return False
+
+
+# Ingo Molnar's corner case
+
+
+@needs("memory controller", "cpu controller", "zram swap")
+def test_one_swaps_like_mad(node, tmp_path, capsys):
+    """A VPS that works on twice its RAM: killed again and again without swap of its own, slowed
+    down with, well again with more RAM, given while it runs."""
+    attacker, neighbour = node.create(101), node.create(102)
+    plant(attacker, "/hog", hog(128), 0o755)
+    lines = []
+
+    def measured(name: str) -> list[list[float]]:
+        time.sleep(1)
+        found = measure(servers, 2 * SECONDS)
+        with open(f"{attacker.running().cgroup}/memory.pressure") as f:
+            full = f.read().split("full avg10=")[1].split()[0]
+        lines.append(row(name, found, f" {full} | {failcnt(attacker, 'oomguarpages')} |"))
+        return found
+
+    def swapped(vps) -> int:
+        with open(f"{vps.running().cgroup}/memory.swap.current") as f:
+            return int(f.read())
+
+    with serving_host(tmp_path) as host, zram_swap(512):
+        servers = [serve(neighbour), host]
+        attacker.set(ram="64M", swap="0")
+        attacker.start()
+        peace = measured("(peace)")
+        sh(attacker, "(while :; do /hog; done) >/dev/null 2>&1 &")
+        hard = measured("hard: killed")
+        killed = failcnt(attacker, "oomguarpages")
+        attacker.stop(fast=True)
+        attacker.set(ram="64M", swap="256M")
+        attacker.start()
+        sh(attacker, "/hog >/dev/null 2>&1 &")
+        graceful = measured("graceful: swaps")
+        assert swapped(attacker) > 16 << 20
+        assert swapped(neighbour) == 0
+        assert failcnt(attacker, "oomguarpages") == 0 and "/hog" in sh(attacker, "ps")
+        attacker.set(ram="256M")
+        measured("cured: set --ram")
+        assert "/hog" in sh(attacker, "ps")
+    with capsys.disabled():
+        print(f"\n{SWAP_HEAD}" + "\n".join(lines))
+    assert killed > 0
+    for found in (hard, graceful):
+        for latencies, before in zip(found, peace):
+            bound = percentile(before, 0.99) * FACTOR + ON_TOP * 1000
+            assert percentile(latencies, 0.99) < bound, lines
+
+
+SWAP_HEAD = (
+    "| 128 MiB in 64 MiB | neighbour p50 | p99 | host p50 | p99 | pressure % | killed |\n"
+    "|---|---|---|---|---|---|---|\n"
+)

@@ -154,3 +154,18 @@ def _born(birth: Call) -> bytes:
 
 def _jump(code: bytearray, target: int) -> None:
     code += b"\xe9" + struct.pack("<i", target - len(code) - 5)
+
+
+def hog(mib: int) -> bytes:
+    """So much memory, one page after the other written to for ever: whatever is swapped out is
+    wanted again."""
+    made = _Program()
+    made.call(Call(9, 0, mib << 20, 3, 0x22, -1, 0))  # mmap, private and anonymous
+    again = len(made.code)
+    made.code += b"\x4c\x89\xe0"  # mov rax, r12
+    made.code += b"\x48\xb9" + struct.pack("<Q", mib << 8)  # mov rcx, pages
+    made.code += b"\xfe\x00"  # inc byte [rax]
+    made.code += b"\x48\x05" + struct.pack("<I", 4096)  # add rax, 4096
+    made.code += b"\xe2\xf6"  # loop back to the inc
+    _jump(made.code, again)
+    return made.elf()

@@ -272,7 +272,7 @@ class Limits:
         try:
             self._kernel = KernelLog()
         except OSError as err:
-            self.daemon.log(f"OOM kills are told without names: {err}", level=1)
+            self.daemon.log(f"OOM kills are told without names: {err}")
 
     def ended(self, ctid: int) -> None:
         watch = self.watches.pop(ctid, None)

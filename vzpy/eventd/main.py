@@ -18,8 +18,8 @@ from vzpy.errors import VzError
 from vzpy.eventd import client, summon, wire, worker
 from vzpy.eventd.births import Births
 from vzpy.eventd.console import Consoles
-from vzpy.eventd.holdings import Holdings
 from vzpy.eventd.counters import Counters
+from vzpy.eventd.holdings import Holdings
 from vzpy.eventd.keeper import Keeper
 from vzpy.eventd.limitwatch import Limits
 from vzpy.eventd.loop import Loop, Timer
@@ -218,6 +218,7 @@ def _serve(paths: NodePaths, option: str, idle: int | None) -> int:
         with summon.Guarded(paths):
             listener = summon.listen(paths.socket)
     _settle_in()
+    summon.leave_fence(paths)
     if idle is None:
         idle = 0 if option == "--foreground" else IDLE
     daemon = Daemon(paths, listener, idle)

@@ -165,6 +165,17 @@ def _become_daemon(argv: list[str], env: dict[str, str], listener: int, cgroup: 
         os._exit(127)
 
 
+def leave_fence(paths: NodePaths) -> None:
+    """Of a daemon, for its workers too: the fence around the node's VPSs is not for it, who reads
+    the kernel's log and attaches loop devices."""
+    from vzpy import devices
+
+    try:
+        devices.leave_open(_leaf(paths))
+    except OSError:
+        pass  # no cgroup of its own, or a kernel without such programs
+
+
 def _own_cgroup(paths: NodePaths) -> int:
     """cgroup.procs of the daemons' leaf, -1 where there can be none: a daemon in its caller's
     cgroup would end with the session that happened to start the first VPS."""
