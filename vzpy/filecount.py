@@ -52,12 +52,15 @@ def attach(cgroup: str, ids: IdRange, limits: Mapping[str, int]) -> None:
             bpf.prog_attach(where, prog, bpf.LSM_CGROUP, bpf.ALLOW_MULTI)
 
 
-def change(cgroup: str, ids: IdRange, limits: Mapping[str, int]) -> None:
+def change(cgroup: str, ids: IdRange | None, limits: Mapping[str, int]) -> None:
     """New limits for a VPS, whose files are counted from now on if they were not.
 
-    Raises OSError."""
-    if not _MAPS.change(cgroup, bpf.LSM_CGROUP, _ALLOC, limits) and limits:
-        attach(cgroup, ids, limits)
+    Raises OSError, EINVAL without its ids."""
+    if _MAPS.change(cgroup, bpf.LSM_CGROUP, _ALLOC, limits) or not limits:
+        return
+    if ids is None:
+        raise OSError(errno.EINVAL, "Nobody's files can be counted", cgroup)
+    attach(cgroup, ids, limits)
 
 
 def read(cgroup: str) -> dict[str, tuple[int, int, int]]:

@@ -106,15 +106,16 @@ ROWS: tuple[Row, ...] = (
         "one more fails with ENOBUFS; connections that a listening socket accepts are"
         " not refused.",
         "BPF program on socket creation", "BPF map, else /proc/PID/net/sockstat", "BPF map"),
-    Row("numflock", _AUXILIARY, _ITEMS, "file locks", P,
-        "refused with ENOLCK where the kernel has BPF LSM switched on, else only accounted.",
-        "BPF LSM program", "/proc/locks", "BPF map"),
-    Row("numpty", _AUXILIARY, _ITEMS, "pseudo-terminals", E,
-        "the devpts of the VPS gives no more; the kernel does not count refusals.",
+    Row("numflock", _AUXILIARY, _ITEMS, "file locks", A,
+        "the kernel has no hook where a lock is given back, so that none could count.",
+        held="/proc/locks"),
+    Row("numpty", _AUXILIARY, _ITEMS, "pseudo-terminals", P,
+        "its /dev/pts gives no more; a root who mounts another devpts is stopped by"
+        " kernel.pty.max alone. The kernel does not count refusals.",
         "max= of its devpts", "entries of its devpts"),
     Row("numsiginfo", _AUXILIARY, _ITEMS, "queued signals", E,
-        "the user namespace of the VPS has the limit; a new value holds from the next start, and"
-        " the kernel does not count refusals.",
+        "the user namespace of the VPS has the limit; while it runs a new value holds as far as it"
+        " is not above that of the start. The kernel does not count refusals.",
         "RLIMIT_SIGPENDING of the user namespace", "SigQ in /proc/PID/status"),
     Row("tcpsndbuf", _SECONDARY, _BYTES, "TCP send buffers", P,
         "each socket's buffer is clamped, not their sum.",
@@ -129,8 +130,8 @@ ROWS: tuple[Row, ...] = (
         "what a program may ask for is clamped socket by socket.",
         "BPF program on setsockopt(2)", _QUEUES),
     Row("numothersock", _PRIMARY, _ITEMS, "sockets other than TCP", P,
-        "UDP and raw sockets beyond it fail with ENOBUFS; UNIX, netlink and packet sockets only"
-        " where the kernel has BPF LSM switched on.",
+        "UDP and raw sockets beyond it fail with ENOBUFS. UNIX, netlink and packet sockets are not"
+        " counted with a limit: the kernel has no hook where they are closed.",
         "BPF program on socket creation", "BPF map, else /proc/PID/net/sockstat", "BPF map"),
     Row("dcachesize", _AUXILIARY, _BYTES, "dentry and inode cache", A,
         "the kernel has no such limit; the cache counts toward physpages and is reclaimed with"

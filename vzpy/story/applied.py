@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 # Modules of story/ that count and enforce beancounters by other means than the files of a cgroup,
 # and which. Each has
-#   apply(asked, cgroup, facts) -> the options that it cannot apply; `asked` has value(KEY), facts
-#       are None before birth
+#   apply(asked, cgroup, facts, ids) -> the options that it cannot apply; `asked` has value(KEY).
+#       Before birth there are no facts, but ids
 #   read(facts) -> KEY -> held, maxheld, failcnt, of what it counts
 OTHERS: dict[str, tuple[str, ...]] = {
-    "counted": ("NUMTCPSOCK", "NUMOTHERSOCK"),
+    "counted": ("NUMTCPSOCK", "NUMOTHERSOCK", "NUMFILE"),
     "bounds": (
         "LOCKEDPAGES", "NUMSIGINFO", "NUMPTY", "SHMPAGES",
         "TCPSNDBUF", "TCPRCVBUF", "OTHERSOCKBUF", "DGRAMRCVBUF",

@@ -120,6 +120,8 @@ class Look:
         if name in _NEEDS:
             there = os.path.exists(f"{self.cgroup}/{_NEEDS[name]}")
             return ubc.BY_NAME[name].verdict if there else ubc.A if name == "numproc" else ubc.N
+        if name == "numfile" and name not in self._group("counted"):
+            return ubc.A
         if name in _OTHER_NAMES:
             return ubc.BY_NAME[name].verdict
         return min(ubc.BY_NAME[name].verdict, ubc.A, key="NAPE".index)

@@ -91,7 +91,9 @@ def _pts_options(ptys: int, base: int) -> dict[str, str | None]:
     return {**rootfs.DEVPTS, "gid": str(gid), "max": str(ptys + _CONSOLE)}
 
 
-def apply(asked: Values, cgroup: str, facts: Facts | None = None) -> list[str]:
+def apply(
+    asked: Values, cgroup: str, facts: Facts | None = None, ids: IdRange | None = None
+) -> list[str]:
     """Put up the programs on vz/N; of a running VPS (facts) change what stands inside, too.
 
     Returns the options that this node cannot apply."""

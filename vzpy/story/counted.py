@@ -1,31 +1,49 @@
-"""Limits that programs of ours in the kernel count: sockets (see socketcount.py).
+"""Limits that programs of ours in the kernel count: sockets (socketcount.py) and open files
+(filecount.py).
 
 Called for a VPS whose configuration has such a limit, and by live changes of one."""
 
 from __future__ import annotations
 
-from vzpy import countmap, socketcount
+from vzpy import countmap, filecount, socketcount
+from vzpy.model import IdRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vzpy.model import Facts
     from vzpy.ubc import Values
 
-KEYS = socketcount.KINDS
+KEYS = socketcount.KINDS  # what can be counted of any cgroup, ids or not
 
 
-def wanted(conf: Values) -> dict[str, int]:
+def apply(
+    conf: Values, cgroup: str, facts: Facts | None = None, ids: IdRange | None = None
+) -> list[str]:
+    """Write the limits of a cgroup, before its first process or later; the options that this node
+    cannot apply.
+
+    ids  of those whose files count: they or the facts of a VPS that runs are needed for that"""
+    if facts:
+        ids = IdRange(facts.base, facts.count)
+    sockets = _wanted(conf, socketcount.KINDS)
+    files = _wanted(conf, filecount.KINDS)
+    return [
+        *_refused(sockets, lambda: socketcount.change(cgroup, sockets)),
+        *_refused(files, lambda: filecount.change(cgroup, ids, files)),
+    ]
+
+
+def _wanted(conf: Values, keys: tuple[str, ...]) -> dict[str, int]:
     """KEY -> the limit, of those that have one."""
-    pairs = {key: conf.value(key) for key in KEYS}
-    return {k: pair[1] for k, pair in pairs.items() if pair and pair[1] < countmap.NO_LIMIT}
+    pairs = {key: conf.value(key) for key in keys}
+    return {key: pair[1] for key, pair in pairs.items() if pair and pair[1] < countmap.NO_LIMIT}
 
 
-def apply(conf: Values, cgroup: str, facts: Facts | None = None) -> list[str]:
-    """Write the limits of vz/N, before its first process or later; the options that this node
-    cannot apply."""
-    limits = wanted(conf)
+def _refused(limits: dict[str, int], change: Callable[[], None]) -> list[str]:
     try:
-        socketcount.change(cgroup, limits)
+        change()
     except OSError:
         return [key.lower() for key in limits]
     return []
@@ -33,7 +51,10 @@ def apply(conf: Values, cgroup: str, facts: Facts | None = None) -> list[str]:
 
 def read(facts: Facts) -> dict[str, tuple[int, int, int]]:
     """KEY -> held, maxheld, failcnt, of what is counted; nothing of a VPS that is down."""
-    try:
-        return socketcount.read(facts.cgroup)
-    except OSError:
-        return {}
+    found: dict[str, tuple[int, int, int]] = {}
+    for room in (socketcount, filecount):
+        try:
+            found |= room.read(facts.cgroup)
+        except OSError:
+            pass  # no such cgroup, or a kernel without programs of that kind
+    return found

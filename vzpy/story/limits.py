@@ -18,7 +18,7 @@ from vzpy.events import (
     UbSet,
 )
 from vzpy.kernel.proc import memory, slurp
-from vzpy.model import NO_LIMIT, Limits
+from vzpy.model import NO_LIMIT, IdRange, Limits
 from vzpy.params import BY_KEY, UBC, UBC_KEYS
 from vzpy.story import applied
 from vzpy.story.applied import OTHERS, other
@@ -62,7 +62,7 @@ def before_birth(vps: VPS, cgroup: str, report: Report) -> list[str]:
             except VzError:  # a configuration of another machine is no reason not to start
                 refused += [key.lower() for key in asks]
     refused += _without_effect(asked, vps.private, keys)
-    refused += _apply_others(asked, cgroup, keys, None)
+    refused += _apply_others(asked, cgroup, keys, None, vps.ids)
     cgroupshare.share(os.path.dirname(cgroup))
     asked.write(cgroup)
     _tell(asked, [key for key in keys if key.lower() not in refused], report, birth=True)
@@ -312,13 +312,17 @@ def _without_effect(asked: Applied, private: str, keys: Sequence[str]) -> list[s
 
 
 def _apply_others(
-    asked: Applied, cgroup: str, keys: Sequence[str], facts: Facts | None
+    asked: Applied,
+    cgroup: str,
+    keys: Sequence[str],
+    facts: Facts | None,
+    ids: IdRange | None = None,
 ) -> list[str]:
     """Beancounters that are no file of a cgroup; returns those that nobody enforces."""
     refused, enforced = [], set(_HERE)
     for module, served in OTHERS.items():
         if set(served).intersection(keys):
-            refused += other(module).apply(asked, cgroup, facts)
+            refused += other(module).apply(asked, cgroup, facts, ids)
         enforced.update(key.lower() for key in served)
     unenforced = [name for name in ubc.unenforced(asked, enforced) if name.upper() in keys]
     return refused + unenforced
