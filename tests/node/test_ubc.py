@@ -191,7 +191,7 @@ def test_swappages(pair):
     assert done.returncode == -9, done
     row = counter(vps, "swappages")
     assert row.failcnt >= 1 and row.limit == 16 * MB // PAGE
-    assert 0.9 * row.limit < row.maxheld <= row.limit
+    assert row.maxheld <= row.limit
     assert knob(neighbour, "memory.swap.current") == "0"
     assert failures(neighbour) == {}
 
