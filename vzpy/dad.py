@@ -92,29 +92,36 @@ class Probe:
         return list(found.values())
 
 
-def announce(addresses: Iterable[bytes], link: Link, source6: bytes) -> None:
-    """Tell the neighbours on a device that addresses are to be found here.
+class Announcer:
+    """Tells the neighbours where addresses are to be found now.
 
-    source6  an IPv6 address of the device, b"" when it has none"""
-    by_protocol: dict[int, list[bytes]] = {}
-    for address in addresses:
-        if len(address) == 4:
-            by_protocol.setdefault(_ETH_P_ARP, []).append(_arp(link.address, address, address))
-        elif source6:
-            message = advertisement(address, link.address, source6)
-            by_protocol.setdefault(_ETH_P_IPV6, []).append(message)
-    for protocol, frames in by_protocol.items():
-        try:
-            sock = _open(link, protocol)
-        except OSError:
-            continue  # it has gone
-        try:
-            for frame in frames:
-                sock.send(frame)
-        except OSError:
-            pass  # it has gone down
-        finally:
-            sock.close()
+    Its socket hears nothing. Closing one takes the kernel until all processors have passed a
+    quiet moment, 10 ms and more: who has other things to do keeps it."""
+
+    def __init__(self) -> None:
+        self._sock = _socket.socket(
+            _socket.AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, 0
+        )
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def announce(self, addresses: Iterable[bytes], link: Link, source6: bytes) -> None:
+        """On a device.
+
+        source6  an IPv6 address of the device, b"" when it has none"""
+        for address in addresses:
+            if len(address) == 4:
+                frame, protocol = _arp(link.address, address, address), _ETH_P_ARP
+            elif source6:
+                frame = advertisement(address, link.address, source6)
+                protocol = _ETH_P_IPV6
+            else:
+                continue
+            try:
+                self._sock.sendto(frame, (link.name, protocol))
+            except OSError:
+                return  # it has gone, or gone down
 
 
 def _open(link: Link, protocol: int) -> _socket.socket:

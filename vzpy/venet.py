@@ -21,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vzpy import dad
+
 DEVICE = "venet0"
 _GATEWAYS = {4: bytes((169, 254, 0, 1)), 16: bytes.fromhex("fe80") + bytes(13) + b"\1"}
 _GONE = (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
@@ -253,6 +255,13 @@ def _on_link(sock: Socket, around: Neighbourhood, address: bytes) -> list[Link]:
     except OSError:
         return []  # no route at all
     return [] if gateway else [x for x in around.devices[len(address)] if x.index == index]
+
+
+def announce(by: dad.Announcer, around: Neighbourhood, at: dict[bytes, list[Link]]) -> None:
+    """Tell the neighbours on each device which addresses the host answers for there."""
+    for link in {link.index: link for links in at.values() for link in links}.values():
+        here = [address for address, links in at.items() if link in links]
+        by.announce(here, link, around.source6(link))
 
 
 def answer_for(sock: Socket, at: dict[bytes, list[Link]]) -> None:

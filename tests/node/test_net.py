@@ -246,7 +246,8 @@ def test_neighbours_learn_where_an_address_has_gone(lan, vps, running):
     """An announcement corrects what they knew."""
     lan.neighbour.ip("neigh replace 192.0.2.102 lladdr 02:00:00:00:00:99 dev eth0 nud reachable")
     running.set(ipadd=["192.0.2.102"])
-    assert lan.mac("node") in lan.neighbour.ip("neigh show 192.0.2.102")
+    mac = lan.mac("node")
+    tools.wait_for(lambda: mac in lan.neighbour.ip("neigh show 192.0.2.102"), 2)
 
 
 def test_devices_that_answer(lan, vps, vzctl, setting):

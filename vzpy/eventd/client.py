@@ -95,6 +95,22 @@ def answers(paths: NodePaths) -> bool:
     return True
 
 
+def tell(paths: NodePaths, message: Message) -> bool:
+    """Say something to the daemon that needs no answer; False when none runs."""
+    try:
+        sock = summon.connect(paths.socket)
+    except OSError:
+        return False
+    try:
+        sock.settimeout(_TIMEOUT)
+        wire.send(sock, message)
+    except OSError:
+        return False
+    finally:
+        sock.close()
+    return True
+
+
 def stop(paths: NodePaths, keep: bool = False) -> bool:
     """End the daemon and what it holds; returns when it has gone, True if there was one.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import select
 
-from vzpy import netnotes, state, venet
+from vzpy import dad, netnotes, state, venet
+from vzpy.eventd import wire
 from vzpy.kernel import rtnetlink
 from vzpy.kernel.netlink import Socket
 from vzpy.kernel.rtnetlink import IFF_UP, Link
@@ -17,6 +18,8 @@ from vzpy.kernel.rtnetlink import IFF_UP, Link
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.eventd.main import Daemon
+    from vzpy.eventd.server import Client
+    from vzpy.eventd.wire import Message
 
 
 class Neighbours:
@@ -26,8 +29,26 @@ class Neighbours:
         self.daemon = daemon
         self._ears = Socket(groups=rtnetlink.RTMGRP_LINK)
         self._up: set[int] = set()
+        self._announcer: dad.Announcer | None = None
         daemon.loop.watch(self._ears.fileno(), select.EPOLLIN, self._hear)
+        daemon.server.handlers["announce"] = self.announce
         self._look()
+
+    def announce(self, client: Client, message: Message, fds: list[int]) -> Message:
+        """Tell the neighbours about new addresses of a VPS (dad.Announcer)."""
+        wanted = wire.text(message, "addresses").split()
+        directory = state.directory(self.daemon.paths, wire.number(message, "ctid"))
+        at: dict[bytes, list[Link]] = {}
+        with Socket() as sock:
+            for kind, *rest in netnotes.read(directory):
+                if kind != netnotes.PROXY or rest[0] not in wanted:
+                    continue
+                if link := rtnetlink.find_link(sock, rest[1]):
+                    at.setdefault(venet.Address.of(rest[0]).packed, []).append(link)
+            around = venet.Neighbourhood.look(sock)
+        self._announcer = self._announcer or dad.Announcer()
+        venet.announce(self._announcer, around, at)
+        return {}
 
     def _look(self) -> None:
         """At all devices: at the beginning, and when something may have been missed."""

@@ -205,9 +205,7 @@ class _Giving:
                 probe.close()
         except OSError as err:
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
-        for link in {link.index: link for links in at.values() for link in links}.values():
-            here = [address for address, links in at.items() if link in links]
-            dad.announce(here, link, self.around.source6(link))
+        self._announce(at)
 
     def _check(self, address: Address) -> None:
         if address.packed in self.around.own:
@@ -269,6 +267,18 @@ class _Giving:
             return {}
         mine = [a for a, index in self.around.own.items() if index == link.index]
         return {len(a): a for a in reversed(mine) if a[:2] != b"\xfe\x80" and a[0] != 127}
+
+    def _announce(self, at: dict[bytes, list[Link]]) -> None:
+        """By the daemon where there is one, since it takes its time."""
+        from vzpy.eventd import client
+
+        texts = " ".join(rtnetlink.text(address) for address in at)
+        if not client.tell(
+            self.vps.node.paths, {"op": "announce", "ctid": self.vps.ctid, "addresses": texts}
+        ):
+            by = dad.Announcer()
+            venet.announce(by, self.around, at)
+            by.close()
 
     def _judge(self, owners: Sequence[dad.Owner]) -> None:
         """Tell of others who have an address; ERROR_ON_ARPFAIL makes it an error."""

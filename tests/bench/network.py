@@ -1,0 +1,294 @@
+#!/usr/bin/env python3
+"""The network of a VPS: what a start with one address costs, wiring a thousand, and nginx.
+
+start  against crun without any network, and lxc with a veth on a bridge; 0.3 s of idle before each
+many   net.wire(), all that a start does for the network, for many VPSs one after the other
+nginx  the same server in a VPS, on the host, and in lxc on a bridge; wrk on another machine, which
+       is a network namespace on the same Ethernet
+
+All in a network namespace of its own. Entrants take turns, figures are medians."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import peers
+from bed import Bed, Failed, Sample, call, median, say
+
+from vzpy import config
+from vzpy.events import silent
+from vzpy.kernel import mount as m
+from vzpy.kernel import process
+from vzpy.story import net
+from vzpy.story.start import facts_of
+
+sys.path.append(str(Path(__file__).parents[1] / "node"))
+from wire import Lan
+
+IDLE = 0.3
+ADDRESS, LXC_ADDRESS, HOST = "192.0.2.101", "192.0.2.60", "192.0.2.1"
+SERVER = "/mnt/nginx"  # where it lies inside
+_CONF = """daemon on; master_process on; worker_processes 1; user root; pid {tmp}/nginx.pid;
+error_log /dev/null crit;
+events {{ worker_connections 512; }}
+http {{
+    access_log off; keepalive_requests 1000000;
+    client_body_temp_path {tmp}/b; proxy_temp_path {tmp}/p; fastcgi_temp_path {tmp}/f;
+    uwsgi_temp_path {tmp}/u; scgi_temp_path {tmp}/s;
+    server {{ listen {port}; location / {{ return 200 "{text}"; }} }}
+}}
+"""
+
+
+class LxcBridged(peers.Lxc):
+    """With a veth on a bridge, set up by lxc."""
+
+    name = "lxc"
+
+    def configure(self, number: int) -> None:
+        super().configure(number)
+        path = f"{self.folder}/c{number}/config"
+        with open(path) as f:
+            text = f.read()
+        network = [
+            "lxc.net.0.type = veth", "lxc.net.0.link = br0", "lxc.net.0.flags = up",
+            "lxc.net.0.name = eth0", f"lxc.net.0.ipv4.address = {LXC_ADDRESS}/24",
+            f"lxc.net.0.ipv4.gateway = {HOST}",
+            f"lxc.mount.entry = {self.bed.folder}/nginx mnt none bind,ro 0 0",
+        ]
+        with open(path, "w") as f:
+            f.write(text.replace("lxc.net.0.type = empty", "\n".join(network)))
+
+
+@contextmanager
+def bridged_lan() -> Iterator[Lan]:
+    """The host's address lies on br0, whose port its eth0 is, so that lxc can join."""
+    lan = Lan()
+    for line in ("link add br0 type bridge", "link set br0 up", "link set eth0 master br0",
+                 f"addr del {HOST}/24 dev eth0", f"addr add {HOST}/24 dev br0"):
+        lan.node.ip(line)
+    with lan.node:
+        yield lan
+    lan.close()
+
+
+# A start
+
+
+def start(bed: Bed, lxc: LxcBridged, rounds: int) -> dict[str, object]:
+    vps, crun = bed.node.vps(101), peers.Crun(bed)
+    crun.prepare(1)
+
+    def ended(peer: peers.Peer) -> Callable[[], object]:
+        return lambda: (peer.check(1), bed.command(peer.stop(1)))
+
+    entrants: dict[str, tuple[Callable[[], Sample], Callable[[], object]]] = {
+        "library start": (lambda: call(vps.start), lambda: vps.stop(fast=True)),
+        "crun run -d, no network": (lambda: bed.command(crun.start(1)), ended(crun)),
+        "vzctl start": (
+            lambda: bed.command([bed.tool("vzctl"), "start", "101"]), lambda: vps.stop(fast=True)),
+        "lxc-start -d, bridge": (lambda: bed.command(lxc.start(1)), ended(lxc)),
+    }
+    samples: dict[str, list[Sample]] = {name: [] for name in entrants}
+    for turn in range(rounds + 1):
+        for name, (act, after) in entrants.items():
+            time.sleep(IDLE)
+            sample = act()
+            if turn:  # the first is to warm up
+                samples[name].append(sample)
+            after()
+    found = {name: median(s.wall for s in rows) for name, rows in samples.items()}
+    for name, rows in samples.items():
+        say(f"{name:26}{found[name]:9.2f} ms   min {min(s.wall for s in rows):.2f}"
+            f"   cpu {median(s.cpu for s in rows):.2f}")
+    for ours, peer, reach in (("library start", "crun run -d, no network", 0.75),
+                              ("vzctl start", "lxc-start -d, bridge", 1.0)):
+        say(f"{ours} / {peer}: {found[ours] / found[peer]:.2f}  [to reach {reach:g}]")
+    return dict(found)
+
+
+# Many
+
+
+def many(bed: Bed, count: int) -> dict[str, object]:
+    """Only the network: each VPS is a process that does nothing in a network namespace."""
+    times = []
+    with ExitStack() as undo:
+        for number in range(count):
+            ctid = 1001 + number
+            vps = bed.node.vps(ctid)
+            address = f"198.18.{number // 250}.{1 + number % 250}"
+            config.save(vps.conf_path, {
+                "IP_ADDRESS": address, "LOCAL_UID": "1879048192", "LOCAL_GID": "1879048192",
+                "VE_LAYOUT": "overlay",
+            })
+            undo.callback(os.unlink, vps.conf_path)
+            pid = _sleeper()
+            undo.callback(_end, pid)
+            facts = facts_of(vps, pid, "")
+            os.makedirs(f"{bed.node.paths.run}/{ctid}", exist_ok=True)
+            undo.callback(shutil.rmtree, f"{bed.node.paths.run}/{ctid}", ignore_errors=True)
+            times.append(call(lambda: net.wire(vps, facts, silent, undo)).wall)  # noqa: B023
+        part = max(count // 10, 1)
+        first, last = median(times[:part]), median(times[-part:])
+        say(f"wiring {count} VPSs: {median(times):.2f} ms each; first {part} {first:.2f},"
+            f" last {part} {last:.2f}, ratio {last / first:.2f}  [to reach 1.2]")
+    return {"first": first, "last": last, "ratio": last / first}
+
+
+def _sleeper() -> int:
+    ready, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            process.unshare(process.CLONE_NEWNET)
+            os.write(told, b".")
+            process.close_all_but([])
+            while True:
+                time.sleep(1000)
+        finally:
+            os._exit(1)
+    os.close(told)
+    os.read(ready, 1)
+    os.close(ready)
+    return pid
+
+
+def _end(pid: int) -> None:
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+
+
+# nginx
+
+
+def nginx(
+    bed: Bed, lan: Lan, lxc: LxcBridged, rounds: int, seconds: int
+) -> dict[str, object]:
+    """A worker each; they listen all the while, and one at a time is asked."""
+    vps = bed.node.vps(101)
+    vps.start()
+    bed.command(lxc.start(1))
+    words = f"{SERVER}/run {SERVER} /tmp"
+    if vps.exec(["sh", "-c", words]).returncode:
+        raise Failed("nginx does not start in the VPS")
+    bed.command(lxc.exec(1, "sh", "-c", words.replace(SERVER, "/mnt").replace("/tmp", "/run")))
+    os.makedirs(f"{bed.folder}/host", exist_ok=True)
+    subprocess.run([f"{bed.folder}/nginx/run", f"{bed.folder}/nginx", f"{bed.folder}/host"],
+                   check=True)
+    servers = {"host": HOST, "VPS": ADDRESS, "lxc, bridge": LXC_ADDRESS}
+    rates: dict[str, list[float]] = {name: [] for name in servers}
+    tails: dict[str, list[float]] = {name: [] for name in servers}
+    try:
+        for _ in range(rounds):
+            for name, address in servers.items():
+                rate, tail = _wrk(lan, address, seconds)
+                rates[name].append(rate)
+                tails[name].append(tail)
+    finally:
+        with open(f"{bed.folder}/host/nginx.pid") as f:
+            os.kill(int(f.read()), 3)
+        bed.command(lxc.stop(1))
+        vps.stop(fast=True)
+    for name in servers:
+        say(f"nginx, {name:14}{median(rates[name]):10.0f} requests/s   p99 "
+            f"{median(tails[name]):.2f} ms")
+    ours = median(rates["VPS"])
+    for name, reach in (("host", 0.95), ("lxc, bridge", 1.0)):
+        say(f"VPS / {name}: {ours / median(rates[name]):.2f}  [to reach {reach:g}]")
+    return {"requests/s": {n: median(r) for n, r in rates.items()},
+            "p99 ms": {n: median(t) for n, t in tails.items()}}
+
+
+def _wrk(lan: Lan, address: str, seconds: int) -> tuple[float, float]:
+    """Requests a second, and the 99th percentile of latency in ms."""
+    words = ["wrk", "-t", "1", "-c", "32", "-d", f"{seconds}s", "--latency", f"http://{address}:88/"]
+    lines = lan.neighbour.run(*words).stdout.splitlines()
+    rate = next(line.split()[1] for line in lines if line.startswith("Requests/sec"))
+    tail = next(line.split()[1] for line in lines if line.split()[:1] == ["99%"])
+    scale = {"us": 0.001, "ms": 1.0}
+    unit = tail[-2:] if tail[-2:] in scale else "s"
+    return float(rate), float(tail.removesuffix(unit)) * scale.get(unit, 1000.0)
+
+
+def pack_server(bed: Bed) -> None:
+    """nginx of the host with its libraries, as a folder that runs wherever it is put."""
+    folder = Path(bed.folder, "nginx")
+    (folder / "lib").mkdir(parents=True)
+    program = shutil.which("nginx") or "/usr/sbin/nginx"
+    shutil.copy(program, folder / "nginx")
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True).stdout
+    for line in listed.splitlines():
+        path = next((word for word in line.split() if word.startswith("/")), "")
+        if path:
+            shutil.copy(os.path.realpath(path), folder / "lib" / Path(path).name)
+    shutil.copy(os.path.realpath("/lib64/ld-linux-x86-64.so.2"), folder / "ld.so")
+    text = _CONF.format(tmp="TMP", port=88, text="x" * 612)
+    (folder / "conf.in").write_text(text)
+    (folder / "run").write_text(
+        "#!/bin/sh\n# $1: this folder, $2: one to write to\n"
+        'sed "s,TMP,$2,g" "$1/conf.in" >"$2/nginx.conf"\n'
+        'exec "$1/ld.so" --library-path "$1/lib" "$1/nginx" -e /dev/null -c "$2/nginx.conf"\n'
+    )
+    (folder / "run").chmod(0o755)
+
+
+def give_server(bed: Bed) -> None:
+    """Into VPS 101."""
+    vps = bed.node.vps(101)
+    there = Path(vps.private, "upper", SERVER.lstrip("/"))
+    shutil.copytree(Path(bed.folder, "nginx"), there)
+    for path in (there.parent, there, *there.rglob("*")):
+        os.chown(path, vps.ids.base, vps.ids.base)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--count", type=int, default=1000, help="VPSs to wire (1000)")
+    parser.add_argument("--seconds", type=int, default=4, help="of each run of wrk (4)")
+    parser.add_argument("--only", default="start,many,nginx")
+    parser.add_argument("--json", metavar="FILE", help="write all figures there")
+    asked = parser.parse_args()
+    only = asked.only.split(",")
+    process.unshare(process.CLONE_NEWNET)
+    everything: dict[str, object] = {"kernel": platform.release()}
+    with bridged_lan() as lan, Bed() as bed:
+        say(f"Linux {platform.release()}, {os.cpu_count()} processors")
+        # lxc looks for its bridge in /sys/class/net, which is that of whoever mounted it
+        m.mount("none", "/sys", "sysfs", 0)
+        m.mount("none", "/sys/fs/cgroup", "cgroup2", 0)
+        bed.undo.callback(m.umount2, "/sys", m.MNT_DETACH)
+        config.save(f"{bed.node.paths.etc}/vz.conf", {"SKIP_ARPDETECT": "yes"})
+        bed.node.config = config.load_global(bed.node.paths.etc)
+        pack_server(bed)
+        bed.node.create(101, ipadd=[ADDRESS])
+        give_server(bed)
+        lxc = LxcBridged(bed)
+        lxc.prepare(1)
+        if "start" in only:
+            everything["start"] = start(bed, lxc, asked.rounds)
+        if "many" in only:
+            everything["many"] = many(bed, asked.count)
+        if "nginx" in only:
+            everything["nginx"] = nginx(bed, lan, lxc, min(asked.rounds, 5), asked.seconds)
+    if asked.json:
+        with open(asked.json, "w") as f:
+            json.dump(everything, f, indent=1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
