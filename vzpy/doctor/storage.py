@@ -8,10 +8,10 @@ import shutil
 import struct
 import tempfile
 
-from vzpy import config, ns, rootfs
+from vzpy import config, image, ns, rootfs
 from vzpy.doctor.probe import Failed, in_child
 from vzpy.errors import VzError
-from vzpy.kernel import libc, proc
+from vzpy.kernel import libc, loop, proc
 from vzpy.kernel import mount as m
 from vzpy.kernel import process as p
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vzpy.model import NodePaths
 
 _BASE = 0x7FFD0000  # the pool's last range
+_IMAGE_SIZE = 8 << 20
 _Q_GETINFO, _PRJQUOTA, _NR_quotactl_fd = 0x800005, 2, 443
 
 _REMEDY = {
@@ -86,6 +87,7 @@ def probes(place: Place) -> Iterator[Probe]:
     yield f"idmapped mount on {where}", True, lambda: _idmap(place)
     yield f"overlay on {where}", True, lambda: _overlay(place)
     yield f"project quota on {where}", False, lambda: _quota(place)
+    yield f"image on {where}", False, lambda: _image(place)
 
 
 def _idmap(place: Place) -> str:
@@ -119,6 +121,26 @@ def _overlay(place: Place) -> str:
         return ""
 
     return place.scratch(act, "Load the module overlay; VE_LAYOUT=simfs works without it")
+
+
+def _image(place: Place) -> str:
+    """An image made, and shown as a VPS gets it."""
+
+    def act(folder: str) -> str:
+        path = f"{folder}/image"
+        try:
+            image.make(path, image.Disk(_IMAGE_SIZE))
+        except VzError as err:
+            raise Failed(str(err).replace("\n", ": ")) from None
+        tree = image.mount(path)
+        m.mount_setattr(tree, m.MOUNT_ATTR_IDMAP, userns=ns.idmap_userns(b"0 %d 65536\n" % _BASE))
+        if os.stat(tree).st_uid != _BASE:
+            raise Failed("the owner does not change")
+        device = loop.carrying(path)
+        with open(f"/sys/block/{os.path.basename(loop.path_of(device))}/loop/dio") as file:
+            return "direct I/O" if file.read().strip() == "1" else "through the page cache"
+
+    return place.scratch(act, "Load the module loop; the other layouts work without it")
 
 
 def _quota(place: Place) -> str:
