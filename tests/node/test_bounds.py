@@ -89,9 +89,9 @@ def test_shared_memory(vps, vzctl):
 
 @needs("BPF programs")
 def test_socket_buffers(vps, vzctl):
-    set_and_start(vps, vzctl, "--tcpsndbuf", "2M:3M", "--tcprcvbuf", "200K", "--numtcpsock", "4",
+    set_and_start(vps, vzctl, "--tcpsndbuf", "1M:1200K", "--tcprcvbuf", "200K", "--numtcpsock", "4",
                   "--othersockbuf", "128K", "--dgramrcvbuf", "256K")
-    assert sh(vps, "cat /proc/sys/net/ipv4/tcp_wmem").split()[2] == str((3 << 20) // 4)
+    assert sh(vps, "cat /proc/sys/net/ipv4/tcp_wmem").split()[2] == str((1200 << 10) // 4)
     assert sh(vps, "cat /proc/sys/net/ipv4/tcp_rmem").split()[2] == str(64 << 10)
     assert vps.exec(["sh", "-c", "echo 4096 16384 9999999 >/proc/sys/net/ipv4/tcp_rmem"]).returncode
 
@@ -106,7 +106,7 @@ def test_socket_buffers(vps, vzctl):
     def act() -> list[list[int]]:
         return [sizes(socket.AF_INET, socket.SOCK_STREAM), sizes(socket.AF_UNIX, socket.SOCK_DGRAM)]
 
-    assert within(vps, act) == [[(3 << 20) // 4, 64 << 10], [128 << 10, 256 << 10]]
+    assert within(vps, act) == [[(1200 << 10) // 4, 64 << 10], [128 << 10, 256 << 10]]
     assert sizes(socket.AF_UNIX, socket.SOCK_DGRAM)[0] > 128 << 10
     assert vzctl("set", 101, "--tcprcvbuf", "unlimited", "--othersockbuf", "unlimited").code == 0
     host = open("/proc/sys/net/ipv4/tcp_rmem").read().split()

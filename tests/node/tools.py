@@ -157,6 +157,22 @@ def _bpf() -> str:
     return ""
 
 
+def _bpf_lsm() -> str:
+    from vzpy import filecount
+    from vzpy.model import IdRange
+
+    path = f"{cgroups.mountpoint()}/vz-probe-{os.getpid()}"
+    os.makedirs(f"{path}/1")
+    try:
+        filecount.attach(f"{path}/1", IdRange(1 << 30), {})
+    except OSError as err:
+        return str(err)
+    finally:
+        os.rmdir(f"{path}/1")
+        os.rmdir(path)
+    return ""
+
+
 def empty_disk() -> str:
     """A block device that nobody uses: the first that the virtual machine was given."""
     return os.environ.get("VZ_TEST_DISKS", "").partition(" ")[0]
@@ -194,6 +210,7 @@ ABILITIES = {
     "CAP_SYS_RESOURCE": _sys_resource,
     "zram swap": _zram,
     "BPF programs": _bpf,
+    "BPF LSM": _bpf_lsm,
     "tun": _tun,
     "empty disk": lambda: "" if empty_disk() else "none given (VZ_TEST_DISKS)",
     "strace": _program("strace"),

@@ -38,13 +38,14 @@ def examine(paths: NodePaths, count: int = 100) -> Iterator[Finding]:
 
     paths  the node, whose file systems are tried
     count  the number of VPSs that the kernel's limits are compared with"""
-    from vzpy.doctor import cgroup, host, namespaces, storage
+    from vzpy.doctor import cgroup, host, namespaces, programs, storage
 
     place = storage.Place(paths)
     for name, needed, probe in (
         *host.identity(paths),
         *namespaces.PROBES,
         *cgroup.probes(),
+        *programs.probes(),
         *storage.probes(place),
         *host.probes(count),
     ):

@@ -34,15 +34,15 @@ def _mounted() -> str:
 
 def probes() -> Iterator[Probe]:
     yield "cgroup v2", True, _mounted
-    yield "cgroup made and removed", True, lambda: _within(lambda path: "")
+    yield "cgroup made and removed", True, lambda: within(lambda path: "")
     for name in _CONTROLLERS:
         yield f"controller {name}", False, _controller(name)
-    yield "born in a cgroup (clone3)", True, lambda: _within(_born)
-    yield "cgroup.kill", True, lambda: _within(_kill)
-    yield "cgroup.freeze", False, lambda: _within(_freeze)
+    yield "born in a cgroup (clone3)", True, lambda: within(_born)
+    yield "cgroup.kill", True, lambda: within(_kill)
+    yield "cgroup.freeze", False, lambda: within(_freeze)
 
 
-def _within(act: Callable[[str], str]) -> str:
+def within(act: Callable[[str], str]) -> str:
     """Call act(PATH) with a new cgroup that is removed afterwards."""
     path = f"{cgroups.mountpoint()}/vz-doctor-{os.getpid()}"
     os.mkdir(path)
@@ -66,7 +66,7 @@ def _controller(name: str) -> Callable[[], str]:
         try:
             if not on:
                 _write(switch, f"+{name}")
-            return _within(lambda path: _has(f"{path}/{knob}"))
+            return within(lambda path: _has(f"{path}/{knob}"))
         finally:
             if not on:
                 try:

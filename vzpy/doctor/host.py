@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
-import struct
 import subprocess
 
 from vzpy import busybox
 from vzpy.doctor.probe import Failed, probe, read
 from vzpy.errors import VzError
-from vzpy.kernel import libc
 from vzpy.kernel import process as p
 
 TYPE_CHECKING = False
@@ -32,7 +29,6 @@ def identity(paths: NodePaths) -> Iterator[Probe]:
 
 
 def probes(count: int) -> Iterator[Probe]:
-    yield "BPF device program", False, probe(_bpf, "Boot a kernel with CONFIG_CGROUP_BPF")
     yield "nftables", False, probe(_nftables, "apt install nftables; load the module nf_tables")
     yield "veth", False, probe(_veth, "apt install iproute2; load the module veth")
     yield "busybox, static", False, _busybox
@@ -53,19 +49,6 @@ def _set_up(paths: NodePaths) -> str:
     if not os.path.exists(f"{paths.etc}/vz.conf"):
         raise Failed(f"{paths.etc}/vz.conf is missing", "Run: vz setup")
     return paths.etc
-
-
-_BPF_PROG_LOAD, _CGROUP_DEVICE = 5, 15
-
-
-def _bpf() -> None:
-    """Load the two instructions `r0 = 1; exit` as a device program (bpf(2))."""
-    code = ctypes.create_string_buffer(bytes.fromhex("b700000001000000 9500000000000000"))
-    licence = ctypes.create_string_buffer(b"GPL")
-    attr = struct.pack(
-        "=IIQQ", _CGROUP_DEVICE, 2, ctypes.addressof(code), ctypes.addressof(licence)
-    ).ljust(128, b"\0")
-    libc.syscall(libc.NR_bpf, _BPF_PROG_LOAD, attr, len(attr))
 
 
 def _run(*command: str) -> str:

@@ -1,0 +1,70 @@
+"""numfile, by programs at the hooks of BPF LSM."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+from test_bounds import within_user
+
+import tools
+from tools import needs, sh
+from vzpy.story import counted
+
+pytestmark = needs("BPF LSM")
+
+
+@pytest.fixture
+def limited(vps, vzctl):
+    assert vzctl("set", 101, "--numfile", "200", "--save").code == 0
+    ran = vzctl("start", 101)
+    assert ran.code == 0 and "numfile" not in ran.stderr, ran
+    vps.reload()
+    return vps
+
+
+def row(vps) -> tuple[int, int, int]:
+    return counted.read(vps.facts())["NUMFILE"]
+
+
+def opened(count: int):
+    """Open so many files; the errnos of those refused."""
+
+    def act() -> list[int]:
+        errors = []
+        for _ in range(count):
+            try:
+                os.open("/dev/null", os.O_RDONLY)
+            except OSError as err:
+                errors.append(err.errno)
+        return errors
+
+    return act
+
+
+def test_one_too_many(limited, vzctl, node):
+    """ENFILE, counted exactly; the neighbour and the host open what they want; what was opened is
+    given back, whatever is done with it."""
+    other = node.create(102)
+    other.start()
+    before = row(limited)[0]
+    room = 200 - before
+    assert within_user(limited, opened(room + 7)) == [errno.ENFILE] * 7
+    assert row(limited)[1:] == (200, 7)
+    assert within_user(other, opened(300)) == []
+    for fd in [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]:
+        os.close(fd)
+
+    line = "ls /bin | cat | head -n 3 >/tmp/x; (cat /tmp/x &) ; exec 5<>/dev/ptmx; cat /dev/null"
+    for _ in range(3):
+        sh(limited, line)
+    tools.wait_for(lambda: row(limited)[0] == before, what=f"{before} files")
+
+    ran = vzctl("set", 101, "--numfile", "400", "--save")
+    assert (ran.code, ran.stderr) == (0, "") and row(limited)[1:] == (200, 7)
+    assert within_user(limited, opened(room + 203)) == [errno.ENFILE] * 3
+    assert row(limited)[1:] == (400, 10)
+    assert vzctl("set", 101, "--numfile", "unlimited").code == 0
+    assert within_user(limited, opened(500)) == []
+    assert row(limited)[2] == 10
