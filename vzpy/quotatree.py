@@ -21,13 +21,14 @@ _GONE = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)
 def attach(path: str, project: int) -> None:
     """Put a tree under a project, whatever it was under; with 0 under none. Raises OSError."""
     top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    workshop = -1
+    before, workshop = os.fstat(top), -1
     try:
         if project:
             workshop = _workshop(top, project)
         _attach(top, project, os.fstat(top).st_dev, workshop)
         if project:
             os.rmdir(_WORKSHOP, dir_fd=top)
+            os.utime(top, ns=(before.st_atime_ns, before.st_mtime_ns))
             _put(top, project, inherit=True)
     finally:
         os.close(top)
@@ -49,6 +50,7 @@ def _workshop(top: int, project: int) -> int:
 
 
 def _attach(folder: int, project: int, device: int, workshop: int) -> None:
+    before = os.fstat(folder)
     with os.scandir(folder) as entries:
         found = [(e.name, e.stat(follow_symlinks=False)) for e in entries]
     for name, about in found:
@@ -72,6 +74,8 @@ def _attach(folder: int, project: int, device: int, workshop: int) -> None:
             _put(fd, project, inherit=is_dir and bool(project))
         finally:
             os.close(fd)
+    if os.fstat(folder).st_mtime_ns != before.st_mtime_ns:  # something was born again in it
+        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
     if not project:
         _put(folder, 0, inherit=False)
 
