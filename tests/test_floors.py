@@ -20,7 +20,7 @@ MODULES = {
 }
 
 FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "optiontable",
-           "data", "fault", "lockfile", "elf"}
+           "data", "fault", "lockfile", "elf", "bundle"}
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {
     "countmap": {"countmap", "socketcount", "filecount"},

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vzpy import cgroups, ids, nodesetup, template
+from vzpy import bundle, cgroups, ids, nodesetup, template
 from vzpy.errors import VzError
 from vzpy.events import silent
 from vzpy.kernel import mount as m
@@ -59,6 +59,8 @@ class Bed:
             self.folder = tempfile.mkdtemp(prefix="vzpy-bench-", dir="/var/tmp")
             undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
             os.chmod(self.folder, 0o755)
+            bundle.build(bundle.PACKAGE, bundle.PACKAGE)  # as `make install` does
+            undo.callback(os.unlink, bundle.FILE)
             self.cgroup = f"vzpy-bench-{os.getpid()}"
             self._move_into_cgroup(undo)
             self.node = self._node()
