@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from xml.etree.ElementTree import Element
 
-_MAX_SIZE = 1 << 20
+_MAX_SIZE = 4 << 20
+_DEEPEST_INDENT = 8
 _DIGITS = set("0123456789abcdef")
 _ROOT, _ITEM = "ParallelsSavedStates", "SavedStateItem"
 
@@ -188,12 +189,17 @@ def text(tree: Tree) -> str:
         item = todo.pop()
         if isinstance(item, str):
             depth -= 1
-            lines.append(f"{'  ' * depth}{item}")
+            lines.append(f"{_indent(depth)}{item}")
             continue
-        lines += _item_lines(item, "  " * depth)
+        lines += _item_lines(item, _indent(depth))
         todo += [f"</{_ITEM}>", *reversed(below.get(item.guid, []))]
         depth += 1
     return "\n".join((*lines, f"</{_ROOT}>", ""))
+
+
+def _indent(depth: int) -> str:
+    """A snapshot an hour, each on the one before: there are a thousand soon."""
+    return "  " * min(depth, _DEEPEST_INDENT)
 
 
 def _item_lines(item: Snapshot, indent: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -277,3 +278,86 @@ def test_running_is_cut(vps, how):
     vps.snapshot_switch(guid)
     assert not vps.status.running  # it was not to be resumed
     assert read(vps) == "one"
+
+
+def test_texts(vzctl, node, tmp_path):
+    """vzctl-cli 2.12, word for word."""
+    one = node.create(101)
+    other = "{22222222-2222-3333-4444-555555555555}"
+    xml = f"{one.private}/Snapshots.xml"
+
+    def out(*words, code=0, err=""):
+        ran = vzctl(*words)
+        assert (ran.code, ran.stderr) == (code, err), ran
+        return ran.stdout
+
+    header = f"{'PARENT_UUID':<38} C {'UUID':<38} {'DATE':<19} {'NAME':<32}\n"
+    assert out("snapshot-list", 101) == header
+    assert out("snapshot", 101, "--id", GUID[1:-1].upper(), "--name", "a b") == (
+        f"Creating snapshot {GUID}\nStoring {xml}\n"
+        f"Snapshot {GUID} has been successfully created\n"
+    )
+    assert out("snapshot", 101, "--id", GUID, code=21,
+               err=f"Invalid guid {GUID} specified: already exists\n") == ""
+    out("snapshot", 101, "--id", other, "--name", "c", "--description", "d e")
+    rows = out("snapshot-list", 101, "-H").splitlines()
+    assert re.fullmatch(rf"{'':38}   {GUID} \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d a b", rows[0])
+    assert rows[1].startswith(f"{GUID} * {other} ") and rows[1].endswith(" c")
+    assert out("snapshot-list", 101, "-H", "-o", "UUID,desc") == f"{GUID} \n{other} d e\n"
+    assert out("snapshot-list", 101, "-H", "-o", "uuid", "--id", other) == f"{other}\n{GUID}\n"
+    assert out("snapshot-list", 101, "-H", "-o", "uuid", "--id", GUID) == f"{GUID}\n"
+    out("snapshot-list", 101, "-o", "wings", code=21, err="Unknown field: wings\n")
+    out("snapshot-list", 101, "--id", "5", code=21, err="Invalid guid is specified: 5\n")
+    none = "{33333333-2222-3333-4444-555555555555}"
+    out("snapshot-list", 101, "--id", none, code=21,
+        err=f"Can't find snapshot by uuid {none}\n")
+    assert out("snapshot-list", 101, "-L").splitlines()[:2] == [
+        "parent_uuid     PARENT_UUID    ", "current         C              "]
+    out("snapshot-switch", 101, "--id", none, code=159,
+        err=f"Unable to find snapshot by uuid {none}\n")
+    out("snapshot-switch", 101, "--id", GUID, "--must-resume", code=159,
+        err="Error: no dump in snapshot, unable to resume\n")
+    out("snapshot-switch", 101, "--id", GUID, "--must-resume", "--skip-resume", code=20,
+        err="Invalid syntax: --skip-resume and --must-resume can not be used together\n")
+    assert out("snapshot-switch", 101, "--id", GUID) == (
+        f"Switching to snapshot {GUID}\n"
+        "Container has been successfully switched to another snapshot\n"
+    )
+    assert out("snapshot-mount", 101, "--id", GUID, "--target", tmp_path) == (
+        f"Mounting snapshot {GUID} to {tmp_path}\n"
+    )
+    assert out("snapshot-list", 101, "-H", "-o", "target", "--id", GUID) == f"{tmp_path}\n"
+    ran = vzctl("snapshot-delete", 101, "--id", GUID)
+    assert (ran.code, ran.stdout) == (158, "") and str(tmp_path) in ran.stderr
+    ran = vzctl("destroy", 101)
+    assert (ran.code, one.config.exists) == (41, True)
+    assert out("snapshot-umount", 101, "--id", GUID) == f"Umounting snapshot {GUID}\n"
+    out("snapshot-umount", 101, "--id", GUID, code=161, err=f"Snapshot {GUID} is not mounted\n")
+    out("snapshot-mount", 101, "--id", GUID, code=20,
+        err="Invalid syntax: mount target is missing\n")
+    ran = vzctl("snapshot-mount", 101, "--id", GUID, "--target", "/nonexistent")
+    assert ran.code == 160 and "/nonexistent" in ran.stderr
+    assert out("snapshot-delete", 101, "--id", GUID) == (
+        f"Deleting snapshot {GUID}\nSnapshot {GUID} has been successfully deleted\n"
+    )
+    out("snapshot-delete", 101, "--id", GUID, code=158,
+        err=f"Unable to find snapshot by uuid {GUID}\n")
+
+
+def test_broken_list(vzctl, node):
+    """What somebody did to Snapshots.xml is told, with the path, and nothing is lost."""
+    one = node.create(101)
+    guid = one.snapshot()
+    path = Path(one.private, "Snapshots.xml")
+    text = path.read_text()
+    for broken in ("", "x", text[:-20], text.replace(guid, "{1}"),
+                   text.replace("<Layers>", "<Layers>../../etc:")):  # fmt: skip
+        path.write_text(broken)
+        for words, code in ((("snapshot-list", 101), 167), (("snapshot", 101), 156),
+                            (("snapshot-switch", 101, "--id", guid), 159)):  # fmt: skip
+            ran = vzctl(*words)
+            assert ran.code == code and str(path) in ran.stderr, ran
+            assert "Traceback" not in ran.stderr
+        assert vzctl("start", 101).code == 0 and vzctl("stop", 101, "--fast").code == 0
+    path.write_text(text)
+    one.snapshot_switch(guid)

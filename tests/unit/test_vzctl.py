@@ -294,7 +294,7 @@ def test_the_lock_decides(run, node, conf):
     [
         ("convert 101 --layout simfs", 0, "CT is already on simfs\n", ""),
         ("compact 101", 0, "Compact only makes sense for ploop containers\n", ""),
-        ("snapshot 101", 156, "", "Snapshot feature is only available for ploop-based CTs\n"),
+        ("snapshot 101", 43, "", "Container private area {vz}/private/101 does not exist\n"),
         ("snapshot-delete 101", 20, "", "Invalid syntax: snapshot id is missing\n"),
         ("enter 101 x", 20, "", "Invalid option 'x'\n"),
         ("enter 101 --exec", 20, "", "No command line given for --exec\n"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vzpy.commands.bar import Bar
 from vzpy.commands.output import STDOUT, say
-from vzpy.errors import Exit, UsageError, ValueInvalid, VzError
+from vzpy.errors import Exit, UsageError, ValueInvalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,11 +86,7 @@ def _list(call: Call) -> int:
             say(STDOUT, f"{field:<15} {header:<15}")
         return Exit.OK
     fields = [_field(word) for word in given.get("output", _DEFAULT).split(",") if word]
-    try:
-        chosen = call.vps.snapshots()
-    except VzError as err:
-        err.code = Exit.LIST_SNAPSHOT
-        raise
+    chosen = call.vps.snapshots()
     if "id" in given:
         chosen = _chain(chosen, given["id"])
     if "no_header" not in given:

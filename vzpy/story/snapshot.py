@@ -49,7 +49,16 @@ _TODAYS = ("VE_ROOT", "VE_PRIVATE", "VE_LAYOUT", "NAME", "VEID", "LOCAL_UID", "L
 
 
 def tree_of(vps: VPS) -> Tree:
-    return snapshots.load(_xml(states.of(vps)))
+    """Raises VzError 167 when Snapshots.xml cannot be used."""
+    return _load(states.of(vps), Exit.LIST_SNAPSHOT)
+
+
+def _load(area: States, code: int) -> Tree:
+    try:
+        return snapshots.load(_xml(area))
+    except VzError as err:
+        err.code = code
+        raise
 
 
 def _xml(area: States) -> str:
@@ -78,10 +87,11 @@ def create(
 ) -> str:
     """Make a snapshot; returns its guid. Raises VzError 21 for a guid that is taken, 156."""
     area = states.of(vps)
-    tree = snapshots.load(_xml(area))
+    tree = _load(area, Exit.CREATE_SNAPSHOT)
     guid = guid or snapshots.new_guid()
     if tree.find(guid):
         raise ValueInvalid(f"Invalid guid {guid} specified: already exists")
+    _settle_owner(vps, report)
     facts = vps.facts()
     report(TakingSnapshot(guid=guid))
     if facts and not skip_suspend:
@@ -114,6 +124,16 @@ def create(
     return guid
 
 
+def _settle_owner(vps: VPS, report: Report) -> None:
+    """Owners and ids agree, as before a start. Raises VzError 43, 47."""
+    if not os.path.isdir(vps.private):
+        raise VzError(f"Container private area {vps.private} does not exist", Exit.FS_NOPRVT)
+    if vps.facts() is None and not rootfs.is_mounted(vps.root):
+        from vzpy.story import owner
+
+        owner.settle(vps, report)
+
+
 def kept(vps: VPS, area: States, progress: Progress | None, code: int) -> Change:
     """The present state, kept; a running VPS stands still meanwhile, the shorter the more a first
     copy has of it. Raises OSError, VzError with `code`."""
@@ -137,7 +157,7 @@ def switch(
     """Give up the present state for that of a snapshot. Raises VzError 159, and what a stop and
     a start raise."""
     area = states.of(vps)
-    tree = snapshots.load(_xml(area))
+    tree = _load(area, Exit.SWITCH_SNAPSHOT)
     found = _find(tree, guid, Exit.SWITCH_SNAPSHOT)
     if must_resume:
         raise VzError("Error: no dump in snapshot, unable to resume", Exit.SWITCH_SNAPSHOT)
@@ -179,7 +199,7 @@ def _start(vps: VPS, report: Report) -> None:
 def delete(vps: VPS, report: Report, guid: str) -> None:
     """Remove a snapshot; those that stand on it keep what they need. Raises VzError 158."""
     area = states.of(vps)
-    tree = snapshots.load(_xml(area))
+    tree = _load(area, Exit.DELETE_SNAPSHOT)
     found = _find(tree, guid, Exit.DELETE_SNAPSHOT)
     if mounts := mounts_of(found):
         raise VzError(f"Snapshot {guid} is mounted on {mounts[0][0]}", Exit.DELETE_SNAPSHOT,
@@ -199,7 +219,7 @@ def delete(vps: VPS, report: Report, guid: str) -> None:
 def mount(vps: VPS, report: Report, guid: str, target: str) -> None:
     """Show a snapshot's files, read-only. Raises VzError 160."""
     area = states.of(vps)
-    found = _find(snapshots.load(_xml(area)), guid, Exit.MOUNT_SNAPSHOT)
+    found = _find(_load(area, Exit.MOUNT_SNAPSHOT), guid, Exit.MOUNT_SNAPSHOT)
     report(MountingSnapshot(guid=guid, target=target))
     try:
         fd = view(area, found)
@@ -219,7 +239,7 @@ def view(area: States, found: Snapshot) -> int:
 def umount(vps: VPS, report: Report, guid: str) -> None:
     """Take all of a snapshot's mounts away. Raises VzError 161."""
     area = states.of(vps)
-    found = _find(snapshots.load(_xml(area)), guid, Exit.UMOUNT_SNAPSHOT)
+    found = _find(_load(area, Exit.UMOUNT_SNAPSHOT), guid, Exit.UMOUNT_SNAPSHOT)
     mounts = mounts_of(found)
     if not mounts:
         raise VzError(f"Snapshot {guid} is not mounted", Exit.UMOUNT_SNAPSHOT)
