@@ -38,7 +38,7 @@ def examine(paths: NodePaths, count: int = 100) -> Iterator[Finding]:
 
     paths  the node, whose file systems are tried
     count  the number of VPSs that the kernel's limits are compared with"""
-    from vzpy.doctor import cgroup, host, namespaces, programs, storage
+    from vzpy.doctor import cgroup, host, namespaces, network, programs, storage
 
     place = storage.Place(paths)
     for name, needed, probe in (
@@ -47,6 +47,7 @@ def examine(paths: NodePaths, count: int = 100) -> Iterator[Finding]:
         *cgroup.probes(),
         *programs.probes(),
         *storage.probes(place),
+        *network.probes(),
         *host.probes(count),
     ):
         try:

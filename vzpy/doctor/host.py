@@ -30,7 +30,6 @@ def identity(paths: NodePaths) -> Iterator[Probe]:
 
 def probes(count: int) -> Iterator[Probe]:
     yield "nftables", False, probe(_nftables, "apt install nftables; load the module nf_tables")
-    yield "veth", False, probe(_veth, "apt install iproute2; load the module veth")
     yield "busybox, static", False, _busybox
     yield "mmdebstrap", False, lambda: _program("mmdebstrap", "templates of Debian are not built")
     yield "lxcfs", False, _lxcfs
@@ -64,11 +63,6 @@ def _run(*command: str) -> str:
 def _nftables() -> None:
     p.unshare(p.CLONE_NEWNET)
     _run("nft", "add table inet vz; add chain inet vz f { type filter hook forward priority 0; }")
-
-
-def _veth() -> None:
-    p.unshare(p.CLONE_NEWNET)
-    _run("ip", "link", "add", "vz0", "type", "veth", "peer", "name", "vz1")
 
 
 def _busybox() -> str:
