@@ -7,6 +7,7 @@ to it."""
 from __future__ import annotations
 
 import os
+import stat
 
 from vzpy import devices
 from vzpy.devices import NODES as NODES
@@ -33,6 +34,7 @@ _FEATURE_MODULES = {
     "sit": "sit", "ipip": "ipip", "ipgre": "ip_gre", "bridge": "bridge", "ppp": "ppp_generic",
 }
 _ALWAYS_ON = ("sysfs",)
+_LOOP_MAJOR = 7  # denied, whatever a file says (vzctl-cli 5)
 
 
 @record
@@ -125,7 +127,7 @@ def _load_features(switches: dict[str, bool]) -> list[str]:
 
 
 def _available(asked: Granted) -> tuple[Granted, list[str]]:
-    """Without the nodes that the host has not, which are named."""
+    """Without the nodes that the host has not, or does not give away, which are named."""
     missing = [name for name in asked.nodes if not _on_host(name)]
     nodes = {name: access for name, access in asked.nodes.items() if name not in missing}
     return Granted(asked.numbers, nodes), [f"devnodes {name}" for name in missing]
@@ -135,7 +137,12 @@ def _on_host(name: str) -> bool:
     path = f"/dev/{name}"
     if not os.path.exists(path) and name in _MODULES:
         load_module(_MODULES[name])
-    return os.path.exists(path)
+    try:
+        about = os.stat(path)
+    except OSError:
+        return False
+    is_loop = stat.S_ISBLK(about.st_mode) and os.major(about.st_rdev) == _LOOP_MAJOR
+    return stat.S_ISCHR(about.st_mode) or stat.S_ISBLK(about.st_mode) and not is_loop
 
 
 def load_module(name: str) -> bool:
