@@ -166,6 +166,8 @@ class Quota:
                 raise QuotaError("Quota is running, stop it first", QuotaError.RUNNING)
             made = asked.over(QuotaFile(path, self.attach(path), Row(), Row()))
             made = self._counted(made, path)
+            if made.base and old is None:
+                self._free_range(made)
             fault("quota-file")
             save(self.file, made)
             return made
@@ -256,6 +258,14 @@ class Quota:
             fault("quota-drop")
             os.unlink(self.file)
             self.registry.release(self.file)
+
+    def _free_range(self, found: QuotaFile) -> None:
+        """What a VPS left that had these ids and was removed by hand."""
+        fd = self.open(found.path)
+        try:
+            quota.unlimit_range(fd, range_of(found))
+        finally:
+            os.close(fd)
 
     def _clear(self, had: QuotaFile) -> None:
         """No limit of this quota is left in the kernel, whatever the file says of on and off."""

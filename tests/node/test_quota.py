@@ -271,10 +271,12 @@ def test_two_nodes_have_different_projects(node, make_node, disk):
     assert of(one).load("show").project != of(two).load("show").project
 
 
+@pytest.mark.parametrize("how", ["STOP", "FAIL"])
 @pytest.mark.parametrize("step", quotaid.STEPS)
-def test_killed_at_each_step(node, vzctl, step):
-    """Whatever was cut short, the next command works and the use is right."""
-    kill = {"env": {"VZ_TEST_STOP_AT": step}}
+@pytest.mark.parametrize("disk", ["ext4"], indirect=True)
+def test_cut_short_at_each_step(node, vzctl, step, how):
+    """Killed or failed, whatever it was: the next command works and the use is right."""
+    kill = {"env": {f"VZ_TEST_{how}_AT": step}}
     vzctl("create", 101, "--diskspace", "20M:24M", "--diskinodes", "1000:1100", **kill)
     if not os.path.exists(f"{node.paths.conf}/101.conf"):
         assert vzctl("create", 101, "--diskspace", "20M:24M").code == 0

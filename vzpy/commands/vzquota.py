@@ -233,7 +233,20 @@ def _on(call: Call) -> int:
     call.refuse_busy(call.path or had.path)
     found = call.quota.on(call.asked(), call.path, "force" in call, "nocheck" not in call)
     _tell_exceeded(call, found)
+    _have_grace_watched(found)
     return 0
+
+
+def _have_grace_watched(found: QuotaFile) -> None:
+    """Grace times are vzeventd's; without one those of the file system hold."""
+    if found.space.grace or found.inodes.grace:
+        from vzpy.eventd.client import Daemon
+
+        try:
+            Daemon.open(NodePaths.of()).close()
+        except OSError as err:
+            _say("warning", f"vzeventd does not answer ({err.strerror}): grace times are those of"
+                 " the file system")
 
 
 def _off(call: Call) -> int:
