@@ -173,6 +173,38 @@ def leaf(path: str, ids: IdRange, name: str) -> str:
     return made
 
 
+_SPARE = 8  # tasks
+
+
+def leaf_beside(path: str, ids: IdRange, name: str) -> str:
+    """A delegated cgroup vz/N/NAME for an exec into a VPS that has all the tasks it may have, and
+    would have any more as soon as there were any: its limit is moved to vz/N/ve, and vz/N gets a
+    few more. remove_leaf() takes that back.
+
+    Raises OSError where there is no limit of tasks that could be in the way."""
+    limit = read(path, "pids.max").strip()
+    if read(f"{path}/ve", "pids.max").strip() == "max" and limit != "max":
+        write(f"{path}/ve", "pids.max", limit)
+        write(path, "pids.max", str(int(limit) + _SPARE))
+    made = f"{path}/{name}"
+    mkdir(made)
+    delegate(made, ids)
+    return made
+
+
+def _without_spare(path: str) -> None:
+    """The limit of vz/N as it was, once nothing runs beside vz/N/ve; unless somebody has set
+    another meanwhile."""
+    with os.scandir(path) as entries:
+        if any(entry.name.startswith(".vz-") for entry in entries):
+            return
+    limit = read(f"{path}/ve", "pids.max").strip()
+    if limit != "max":
+        if read(path, "pids.max").strip() == str(int(limit) + _SPARE):
+            write(path, "pids.max", limit)
+        write(f"{path}/ve", "pids.max", "max")
+
+
 def sweep(path: str) -> None:
     """Remove exec's leaves in which nothing runs any more; not a young one, which may be of an
     exec that has yet to be born."""
@@ -189,8 +221,17 @@ def sweep(path: str) -> None:
 
 def remove_leaf(path: str) -> bool:
     """rmdir() of a leaf; what it counted is kept."""
-    note_leaf(os.path.dirname(os.path.dirname(path)), path)
-    return rmdir(path)
+    above = os.path.dirname(path)
+    if os.path.basename(above) == "ve":
+        note_leaf(os.path.dirname(above), path)
+        return rmdir(path)
+    note_leaf(above, path)
+    done = rmdir(path)
+    try:
+        _without_spare(above)
+    except OSError:
+        pass  # the VPS has ended
+    return done
 
 
 def rmdir(path: str) -> bool:

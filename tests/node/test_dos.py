@@ -214,6 +214,26 @@ def enter(vps) -> bool:
     return False
 
 
+@needs("pids controller")
+def test_one_that_is_full_of_tasks_can_be_entered(node):
+    vps = node.create(101)
+    plant(vps, "/threads", threads(), 0o755)
+    vps.set(numproc=30)
+    vps.start()
+    sh(vps, "/threads >/dev/null 2>&1 &")
+    cgroup = vps.running().cgroup
+
+    def knobs():
+        return [open(f"{cgroup}{at}/pids.max").read().strip() for at in ("", "/ve")]
+
+    wait_for(lambda: open(f"{cgroup}/pids.current").read().strip() == "30", 10, "a full VPS")
+    assert sh(vps, "echo here; cat /proc/self/cgroup").startswith("here\n")
+    assert knobs() == ["30", "max"]
+    sh(vps, "killall -9 threads")
+    wait_for(lambda: int(open(f"{cgroup}/pids.current").read()) < 10, 10, "room")
+    assert sh(vps, "echo again") == "again\n" and knobs() == ["30", "max"]
+
+
 # Ingo Molnar's corner case
 
 

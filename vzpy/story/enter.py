@@ -27,6 +27,10 @@ from vzpy.model import Facts, IdRange
 from vzpy.record import record
 from vzpy.sync import CONSOLE, LISTENER, PID, Channel, ChildError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 STEPS = ("exec-leaf", "exec-launch", "exec-ready")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 EXEC_ENV = {b"PATH": PATH.encode(), b"HOME": b"/", b"TERM": b"linux"}
@@ -36,6 +40,7 @@ _serial = iter(range(1 << 62))
 # A guest may freeze or stop the task before it has become the program; then nobody waits longer.
 _LAUNCH_TIMEOUT = 60.0
 _BROKER_TIMEOUT = 5.0
+_EAGAIN = 11
 
 
 @record
@@ -109,10 +114,26 @@ def spawn(
     filter_cache: str | None = None,
     timeout: float | None = None,
 ) -> Task:
-    """Start a program inside; returns when it has been executed.
+    """Start a program inside; returns when it has been executed. A VPS that has as many tasks as
+    it may have can be entered all the same.
 
     Raises NotRunning when init is gone; ChildError, an OSError, when no candidate can run;
     VzError 15 when it has not come so far within the timeout (seconds; always within a minute)."""
+    try:
+        return _spawn(facts, what, filter_cache, timeout, cgroups.leaf)
+    except OSError as err:
+        if err.errno != _EAGAIN or not os.path.exists(f"{facts.cgroup}/pids.max"):
+            raise
+        return _spawn(facts, what, filter_cache, timeout, cgroups.leaf_beside)
+
+
+def _spawn(
+    facts: Facts,
+    what: Program,
+    filter_cache: str | None,
+    timeout: float | None,
+    leaf_of: Callable[[str, IdRange, str], str],
+) -> Task:
     deadline = time.monotonic() + min(_LAUNCH_TIMEOUT, timeout or _LAUNCH_TIMEOUT)
     try:
         init = os.pidfd_open(facts.pid)
@@ -128,7 +149,7 @@ def spawn(
         fault("exec-leaf")
         cgroups.sweep(facts.cgroup)
         name = f".vz-{os.getpid()}-{next(_serial)}"
-        leaf = cgroups.leaf(facts.cgroup, IdRange(facts.base, facts.count), name)
+        leaf = leaf_of(facts.cgroup, IdRange(facts.base, facts.count), name)
         leaf_fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         filters = syscalls.programs(filter_cache, facts.netfilter)
         keep = [theirs.fileno(), *(fd for fd in what.stdio if fd > 2)]
