@@ -272,7 +272,14 @@ def plan(seen: Seen) -> list[Place | Make]:
         # socket where it wants a block device.
         _mknod("run/host/inaccessible/chr", stat.S_IFCHR, "device 0:0"),
         _directory("run/host/inaccessible/dir", 0),
+        # networkd would take away the addresses of any device that one of its files matches.
+        _directory("run/systemd"),
+        _directory("run/systemd/network"),
+        _file("run/systemd/network/00-venet0.network", _LEFT_ALONE),
     ]
+
+
+_LEFT_ALONE = b"[Match]\nName=venet0\n\n[Link]\nUnmanaged=yes\n"
 
 
 def _lxcfs() -> list[Place]:

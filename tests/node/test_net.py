@@ -347,3 +347,19 @@ def test_an_uplink_that_goes_down_and_up(lan, node, running, vzctl):
     assert traces(lan) == []
     flap()
     assert traces(lan) == []
+
+
+@tools.needs("debian template")
+def test_networkd_inside_leaves_it_alone(lan, make_node):
+    """Even where it sets up whatever device there is (gotcha G32)."""
+    vps = make_node(tools.debian_store()).create(101, ostemplate=tools.DEBIAN, ipadd=[V4, V6])
+    tools.plant(vps, "/etc/systemd/network/05-all.network",
+                "[Match]\nName=*\n\n[Network]\nDHCP=yes\nAddress=198.51.100.9/24\n")
+    unit = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
+    tools.plant(vps, unit, link="/lib/systemd/system/systemd-networkd.service")
+    vps.start(wait=True)
+    tools.wait_for(
+        lambda: "unmanaged" in vps.exec(["networkctl", "list", "venet0"]).stdout.decode(), 10)
+    assert ping(lan.neighbour, V4) == ping(lan.neighbour, V6) == 2
+    assert "198.51.100.9" not in inner(vps, "ip addr show dev venet0")
+    assert "venet0" in inner(vps, "ip route show default")
