@@ -8,6 +8,7 @@ import os
 
 from vzpy.kernel.proc import slurp
 
+_SLOTS = 1024
 _COLUMNS = {"tcp": ("tcpsndbuf", "tcprcvbuf"), "udp": ("othersockbuf", "dgramrcvbuf")}
 
 
@@ -19,15 +20,20 @@ def of_processes(pids: list[int]) -> dict[str, int]:
     for pid in pids:
         where = f"/proc/{pid}"
         try:
-            pages += int(slurp(f"{where}/statm").split()[5])
-            # Linux 6.2 gives the count of descriptors as the size of the directory.
-            files += os.stat(f"{where}/fd").st_size or len(os.listdir(f"{where}/fd"))
             status = slurp(f"{where}/status")
+            pages += int(slurp(f"{where}/statm").split()[5])
+            files += _descriptors(f"{where}/fd", int(_field(status, b"\nFDSize:")))
         except OSError:
             continue  # it has ended
         user = _field(status, b"\nUid:").split()[0]
         queued[user] = int(_field(status, b"\nSigQ:").partition(b"/")[0])
     return {"privvmpages": pages, "numfile": files, "numsiginfo": sum(queued.values())}
+
+
+def _descriptors(folder: str, slots: int) -> int:
+    """Open descriptors: since Linux 6.2 the size of the directory. Before, a listing; of a table of
+    very many slots their number, so that no guest makes us list millions."""
+    return os.stat(folder).st_size or (len(os.listdir(folder)) if slots <= _SLOTS else slots)
 
 
 def _field(status: bytes, name: bytes) -> bytes:

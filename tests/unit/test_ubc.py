@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vzpy import cgroupread, cgroupshare, disks, params, ubc, ubcproc, usage, values
-from vzpy.model import NO_LIMIT, Facts, Limits
+from vzpy.eventd import counters
+from vzpy.model import NO_LIMIT, Facts, Limits, NodePaths
 from vzpy.story import beancounters
 from vzpy.ubc import UNLIMITED
 from vzpy.ubcproc import Beancounter
@@ -396,3 +397,41 @@ def test_disks_under_a_partition_dm_md_and_loop(tmp_path, monkeypatch):
 
 def test_no_disk_under_proc():
     assert disks.under("/proc") == []
+
+
+# --- the daemon's looks ----------------------------------------------------------------------
+
+
+class Daemon:
+    """As much of a daemon as Counters wants."""
+
+    def __init__(self, run):
+        self.paths = NodePaths.of(str(run), str(run))
+        self.loop = self.births = self
+        self.errands, self.running, self.calls = set(), 1, []
+
+    def count(self):
+        return self.running
+
+    def after(self, seconds, call):
+        self.calls.append((seconds, call))
+
+
+def test_the_daemon_looks_while_something_runs(tmp_path):
+    daemon = Daemon(tmp_path)
+    looks = counters.Counters(daemon)
+    looks.begin()
+    looks.begin()
+    assert [seconds for seconds, _ in daemon.calls] == [counters.PERIOD]
+    daemon.calls.pop()[1]()
+    (child,) = daemon.errands
+    assert os.waitpid(child, 0)[1] == 0
+    daemon.calls.pop()[1]()  # the last look is not over, as far as the daemon knows
+    assert daemon.errands == {child}
+    daemon.errands.clear()
+    daemon.calls.pop()[1]()
+    (second,) = daemon.errands
+    assert second != child and os.waitpid(second, 0)[1] == 0
+    daemon.running = 0
+    daemon.calls.pop()[1]()
+    assert daemon.calls == []

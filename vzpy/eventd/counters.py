@@ -1,10 +1,15 @@
 """Looks at the beancounters of all running VPSs, regularly: maxima of what the kernel keeps no peak
 of are those of these looks, and refusals that a cgroup counted are remembered when a guest removes
-it. What is remembered lies on the cgroups (cgroupread.py), so nothing is lost with the daemon."""
+it. What is remembered lies on the cgroups (cgroupread.py), so nothing is lost with the daemon.
+
+A child does it: a guest with very many processes takes its time, not the daemon's."""
 
 from __future__ import annotations
 
+import os
+
 from vzpy import state
+from vzpy.kernel import process
 from vzpy.story import beancounters
 
 TYPE_CHECKING = False
@@ -21,27 +26,41 @@ class Counters:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self._waiting = False
+        self._child = 0
 
     def begin(self) -> None:
         """A VPS runs, or may. Called as often as somebody likes."""
         if not self._waiting:
             self._waiting = True
-            self.daemon.loop.after(PERIOD, self._look)
+            self.daemon.loop.after(PERIOD, self._due)
 
-    def _look(self) -> None:
+    def _due(self) -> None:
         self._waiting = False
-        if look(self.daemon.paths):
-            self.begin()
+        births = self.daemon.births
+        if not births.count():
+            return
+        self.begin()
+        if self._child not in births.errands:  # else it is still at its last look
+            self._child = _fork(self.daemon.paths)
+            births.errands.add(self._child)
+
+
+def _fork(paths: NodePaths) -> int:
+    """A child that looks once, and holds nothing of ours open meanwhile; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        process.close_all_but([])
+        look(paths)
+    finally:
+        os._exit(0)
 
 
 def look(paths: NodePaths) -> int:
     """One look at each running VPS, for what it leaves behind; returns how many there are."""
     shared = beancounters.Shared()
-    running = 0
-    for ctid in state.running_ids(paths):
-        if facts := state.find(paths, ctid):
-            running += 1
-            seen = beancounters.Look(facts, shared)
-            for name in beancounters.SAMPLED:
-                seen.count(name)
-    return running
+    running = [f for ctid in state.running_ids(paths) if (f := state.find(paths, ctid))]
+    for facts in running:
+        beancounters.Look(facts, shared).sample()
+    return len(running)

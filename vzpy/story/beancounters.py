@@ -104,6 +104,13 @@ class Look:
                 return count
         return _NOTHING
 
+    def sample(self) -> None:
+        """Read what is worth a regular look, for what that leaves noted on the cgroup: where the
+        kernel keeps no peak, or forgets."""
+        for group in _READERS:
+            if group != "physpages":
+                self._group(group)
+
     def _group(self, group: str) -> Counts:
         if group not in self._groups:
             self._groups[group] = _READERS[group](self) if group in _READERS else self._other(group)
@@ -255,5 +262,3 @@ _GROUPS_OF: dict[str, list[str]] = {
     ]
     for row in ubc.ROWS
 }
-# One of each group that is worth a regular look: where the kernel keeps no peak, or forgets.
-SAMPLED = tuple(names[0] for group, names in _NAMES.items() if group != "physpages")
