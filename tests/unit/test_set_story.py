@@ -130,6 +130,8 @@ def test_memory_in_use_is_not_taken(make):
 
 @pytest.mark.parametrize(("given", "code", "says"), [
     ({"cpumask": "8-9"}, Exit.SETFSHD, "Error: nothing of --cpumask is online: the node has 0,1"),
+    ({"vmguarpages": "900T:unlimited", "physpages": "0:990T", "swappages": "0:0"},
+     Exit.OVERCOMMIT, "Hardware node is overcommitted: vmguarpages of 241591910400 pages, other"),
     ({"iolimit": 5}, Exit.SET_IO, "Error: no I/O limit is possible:  lies on no block device"),
 ])
 def test_what_cannot_be_on_this_node(make, given, code, says):
@@ -142,7 +144,7 @@ def test_what_cannot_be_on_this_node(make, given, code, says):
         with pytest.raises(VzError) as err:
             vps.given(**given, cpulimit=50, save=save)
         assert err.value.code == code and vps.conf() == before and not vps.knob("cpu.max")
-    assert str(err.value) == says
+    assert str(err.value).startswith(says)
 
 
 def test_a_missing_controller(make):

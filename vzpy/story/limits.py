@@ -101,7 +101,7 @@ def _has_bounds(config: Config) -> bool:
 
 
 def live(change: Change, report: Report) -> list[str]:
-    """See story/live.py. Raises VzError 1, 2, 28, 148."""
+    """See story/live.py. Raises VzError 1, 2, 28, 36, 148."""
     conf, keys, cgroup = change.after, change.keys, change.facts.cgroup
     if ubc.is_vswap(conf) and conf.value("SWAPPAGES") is None and "PHYSPAGES" in keys:
         raise VzError(
@@ -134,6 +134,7 @@ def _change(facts: Facts, asked: Applied, keys: tuple[str, ...]) -> list[str]:
         for place, options in ((_place, _CPUSET), (_throttle, _IO))
         if set(keys).intersection(options)
     ]
+    _admit(wanted, cgroup)
     _make_room(cgroup, wanted)
     refused = ubc.explain(cgroups.limit(cgroup, wanted), wanted)
     for write in writes:
@@ -183,18 +184,18 @@ _TOLD: tuple[tuple[str, type[Event], Callable[[Any], Any]], ...] = (
 
 
 def _admit(limits: Limits, cgroup: str) -> None:
-    """Guarantees of all running VPSs and this one fit into RAM and swap, those against the OOM
+    """A new guarantee fits, with those of all running VPSs, into RAM and swap; one against the OOM
     killer into RAM alone. Raises VzError 36."""
     low, least = limits.memory_low or 0, limits.memory_min or 0
     if not low and not least:
         return
     ram, swap = memory()
     others_low, others_least = cgroupshare.guaranteed(os.path.dirname(cgroup), cgroup)
-    for name, asked, others, room in (
-        ("vmguarpages", low, others_low, ram + swap),
-        ("oomguarpages", least, others_least, ram),
+    for name, knob, asked, others, room in (
+        ("vmguarpages", "memory.low", low, others_low, ram + swap),
+        ("oomguarpages", "memory.min", least, others_least, ram),
     ):
-        if asked and asked + others > room:
+        if asked + others > room and asked > (cgroupread.number(cgroup, knob) or 0):
             raise VzError(
                 f"Hardware node is overcommitted: {name} of {asked // ubc.PAGE} pages, other"
                 f" containers have {others // ubc.PAGE}, the node {room // ubc.PAGE}",
