@@ -170,11 +170,12 @@ class VPS(Storage):
             from vzpy.story.convert import recover
 
             recover(self)
-        private = self.config.raw("VE_PRIVATE") or ""
-        if any(os.path.exists(f"{private}{x}/Snapshots.journal") for x in ("", ".snapshots")):
+        store = os.path.realpath(self.config.raw("VE_PRIVATE") or "")
+        left = ("/Snapshots.journal", "/Snapshots.untidy")
+        if any(os.path.exists(f"{store}{x}{y}") for x in ("", ".snapshots") for y in left):
             from vzpy.story import snapshot
 
-            snapshot.recover(self)
+            snapshot.recover(self, report)
 
     def exec(
         self,

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from belongings import furnish, picture
 
 import tools
 from tools import sh
@@ -361,3 +362,40 @@ def test_broken_list(vzctl, node):
         assert vzctl("start", 101).code == 0 and vzctl("stop", 101, "--fast").code == 0
     path.write_text(text)
     one.snapshot_switch(guid)
+
+
+def test_deleted_while_running(node):
+    """The layers of a mounted overlay stay; the next start merges them."""
+    vps = node.create(101)
+    write(vps, "one")
+    guid = vps.snapshot()
+    vps.start()
+    sh(vps, "echo two > /other")
+    vps.snapshot_delete(guid)
+    assert sh(vps, "cat /data /other") == "one\ntwo\n"
+    vps.stop(fast=True)
+    assert rootfs.layers_of(vps.private)
+    vps.start()
+    assert not rootfs.layers_of(vps.private) and not leftovers(vps)
+    assert sh(vps, "cat /data /other") == "one\ntwo\n"
+
+
+def test_everything(vps):
+    """Each file of a furnished VPS comes back as it was, of the running one too."""
+    furnish(vps)
+    before = picture(vps)
+    guid = vps.snapshot()
+    vps.start()
+    sh(vps, "rm /home/one/plain; echo x > /etc/group; mkdir /bin/ls")
+    second = vps.snapshot(skip_suspend=True)
+    sh(vps, "mv /etc/passwd /etc/passed")
+    vps.stop(fast=True)
+    vps.snapshot_switch(guid)
+    after = picture(vps)
+    assert {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)} == set()
+    vps.snapshot_delete(guid)
+    vps.snapshot_switch(second)
+    vps.start()
+    assert sh(vps, "ls -d /bin/ls /etc/passwd; cat /etc/group; ls /home/one/plain || true") == (
+        "/bin/ls\n/etc/passwd\nx\n"
+    )

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 STEPS = ("prepare", *states.STEPS, *journal.STEPS, "collect")
 
+UNTIDY = "Snapshots.untidy"  # layers wait to be merged
 # What a snapshot's configuration does not bring back: places, names and ids of today.
 _TODAYS = ("VE_ROOT", "VE_PRIVATE", "VE_LAYOUT", "NAME", "VEID", "LOCAL_UID", "LOCAL_GID",
            "LOCAL_IDS")
@@ -331,33 +332,39 @@ def refuse_mounted(vps: VPS) -> None:
 # After a command, and before the next
 
 
-def recover(vps: VPS) -> None:
-    """Do the rest of what was cut off. Costs one look where there is nothing. Raises VzError."""
+def recover(vps: VPS, report: Report) -> None:
+    """Do the rest of what was cut off, or put off. Raises VzError."""
     area = states.of(vps)
-    if not journal.pending(area.store):
-        return
-    try:
-        journal.finish(area.store)
-    except (OSError, ValueError) as err:
-        raise VzError(f"Unable to finish what was begun with a snapshot: {err}",
-                      hint=f"The journal is {journal.path_of(area.store)}") from err
-    vps.reload()
+    if journal.pending(area.store):
+        try:
+            journal.finish(area.store)
+        except (OSError, ValueError) as err:
+            raise VzError(f"Unable to finish what was begun with a snapshot: {err}",
+                          hint=f"The journal is {journal.path_of(area.store)}") from err
+        vps.reload()
+    if os.path.exists(f"{area.store}/{UNTIDY}") and not rootfs.is_mounted(vps.root):
+        tidy(vps, report)
 
 
 def tidy(vps: VPS, report: Report) -> None:
-    """Give back the room of what no snapshot needs. Layers in use wait for the next command.
+    """Give back the room of what no snapshot needs. Layers of a mounted overlay are merged by the
+    next command that finds it unmounted: a start, too.
 
     What fails here is told; the operation is done all the same."""
     area = states.of(vps)
+    mark = f"{area.store}/{UNTIDY}"
     try:
         tree = snapshots.load(_xml(area))
-        if rootfs.is_mounted(vps.root) or any(mounts_of(one) for one in tree.all):
-            return
         area.collect(_used(tree))
-        while done := area.merged([one.layers for one in tree.all]):
-            instead, change = done
+        while names := area.spare([one.layers for one in tree.all]):
+            if rootfs.is_mounted(vps.root) or any(mounts_of(one) for one in tree.all):
+                os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                return
+            instead, change = area.merge(names)
             tree = tree.relayered(instead)
             journal.commit(area.store, change, {_xml(area): snapshots.text(tree)})
             area.collect(_used(tree))
+        if os.path.exists(mark):
+            os.unlink(mark)
     except (OSError, VzError) as err:
         report(Warned(text=f"Warning: old layers stay: {err}"))

@@ -24,8 +24,6 @@ from vzpy.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from vzpy.snapshots import Snapshot
     from vzpy.statecopy import Progress
     from vzpy.vps import VPS
@@ -126,12 +124,17 @@ class States:
         """A read-only, detached mount of a kept state; `mark` is its source where it can be."""
         raise NotImplementedError
 
-    def merged(self, stacks: Iterable[tuple[str, ...]]) -> tuple[dict[str, str], Change] | None:
-        """Fewer layers that show the same. Nothing of the VPS may be mounted.
+    def spare(self, stacks: list[tuple[str, ...]]) -> tuple[str, ...]:
+        """Layers, the topmost first, that may become one: they are never seen apart.
 
-        stacks  of all snapshots
-        Returns layer -> what stands in for it ("" nothing), None when there is nothing to do."""
-        return None
+        stacks  of all snapshots"""
+        return ()
+
+    def merge(self, names: tuple[str, ...]) -> tuple[dict[str, str], Change]:
+        """Make one of what spare() has named; nothing of the VPS may be mounted.
+
+        Returns layer -> what stands in for it, "" for nothing, and what is to be done."""
+        raise NotImplementedError
 
     def collect(self, used: set[str]) -> None:
         """Remove what is no layer in use: given up, or of a tool that was killed."""
@@ -257,28 +260,31 @@ class Overlay(States):
         finally:
             os.close(holder)
 
-    def merged(self, stacks: Iterable[tuple[str, ...]]) -> tuple[dict[str, str], Change] | None:
-        """Of two layers that are never seen apart one is made; one that only the present state
-        stands on goes into upper."""
+    def spare(self, stacks: list[tuple[str, ...]]) -> tuple[str, ...]:
+        """What only the present state stands on goes into upper."""
         present = self.stack()
-        kept = set(stacks)
-        in_snapshots = {name for stack in kept for name in stack}
+        in_snapshots = {name for stack in stacks for name in stack}
         alone = 0
         while alone < len(present) and present[alone] not in in_snapshots:
             alone += 1
-        ident = new_id()
         if alone:
-            self._merge(("upper", *present[:alone]), f"{ident}{NEW}")
+            return ("upper", *present[:alone])
+        for stack in stacks:
+            for pair in zip(stack, stack[1:]):
+                if all(_together(other, *pair) for other in (*stacks, present)):
+                    return pair
+        return ()
+
+    def merge(self, names: tuple[str, ...]) -> tuple[dict[str, str], Change]:
+        ident, present = new_id(), self.stack()
+        if names[0] == "upper":
+            self._merge(names, f"{ident}{NEW}")
             moves = ((self.upper, f"{self.folder}/{ident}{GONE}"),
                      (f"{self.folder}/{ident}{NEW}", self.upper))
-            return {}, Change(moves, present[alone:])
-        for stack in sorted(kept):
-            for above, below in zip(stack, stack[1:]):
-                if all(_together(other, above, below) for other in (*kept, present)):
-                    self._merge((above, below), ident)
-                    instead = {above: ident, below: ""}
-                    return instead, Change(stack=replaced(present, instead))
-        return None
+            return {}, Change(moves, present[len(names) - 1 :])
+        self._merge(names, ident)
+        instead = {**dict.fromkeys(names, ""), names[0]: ident}
+        return instead, Change(stack=replaced(present, instead))
 
 
 def _project_of(path: str) -> int:
