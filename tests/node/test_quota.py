@@ -134,6 +134,20 @@ def test_space(small, vzctl):
     assert write(small, "/more", 4)[0] == 0
 
 
+@pytest.mark.parametrize("small", ["overlay"], indirect=True)
+def test_vzlist_and_the_library_agree_with_vzquota(small, cli):
+    write(small, "/fill", 64)
+    os.sync()
+    batch = cli("vzquota", "-b", "stat", 101).stdout.split()
+    fields = [f"disk{kind}{part}" for kind in ("space", "inodes") for part in ("", ".s", ".h")]
+    ran = cli("vzlist", "-H", "-o", ",".join(fields), 101)
+    assert ran.stdout.split() == [*batch[:3], *batch[5:8]]
+    rows = [line.split() for line in small.node.vzquota().splitlines()]
+    assert rows[1:] == [["101:", small.private], ["1k-blocks", *batch[:5]], ["inodes", *batch[5:]]]
+    small.stop(fast=True)
+    assert cli("vzlist", "-aH", "-o", "diskspace", 101).stdout.split() == ["-"]
+
+
 def test_inodes_as_root_and_as_user(small):
     joe(small)
     used = df(small, "-i")[1]

@@ -87,7 +87,7 @@ def ask(kernel, tmp_path):
             ctid=7, pid=pid, starttime=0, boot_id="", layout="simfs", private=str(tmp_path),
             root="", base=BASE, count=65536, cgroup="", init="", daemon=True, started=0.0,
         )  # fmt: skip
-        server = quotaserve.Server(listener, facts, own)
+        server = quotaserve.Server(listener, facts, quotaserve.Records(str(tmp_path), own))
         server.device = DEVICE.decode()
         ours.sendall(b"go")
         quotaserve.serve(server)

@@ -21,7 +21,8 @@ from vzpy import quota, quotaugids
 from vzpy.kernel import libc, process, seccomp
 from vzpy.kernel import quotactl as q
 from vzpy.model import IdRange
-from vzpy.quotafile import QuotaError, QuotaFile, Ugid
+from vzpy.node import Node
+from vzpy.quotafile import QuotaError, QuotaFile, Row, Ugid
 from vzpy.quotaid import Quota, range_of
 from vzpy.record import replace
 
@@ -53,7 +54,7 @@ def run(paths: NodePaths, facts: Facts, listener: int) -> None:
     try:
         os.dup2(listener, 3)
         process.close_range(4)
-        serve(Server(3, facts, Quota(facts.ctid, paths.quota_file(facts.ctid))))
+        serve(Server(3, facts, records_of(paths, facts)))
     finally:
         os._exit(0)
 
@@ -129,11 +130,53 @@ class Caller:
         os.close(self.memory)
 
 
+class Records:
+    """Users and groups of a private area, among those of the node's file system."""
+
+    def __init__(self, tree: str, own: Quota) -> None:
+        self.tree, self.own = tree, own
+        self.fd = quota.open_tree(tree)
+
+    def now(self) -> QuotaFile:
+        """Raises QuotaError, which is ESRCH, when they are not limited."""
+        return self.own.running()
+
+    def set_graces(self, kind: int, bgrace: int, igrace: int) -> None:
+        quotaugids.set_graces(self.own, (kind,), bgrace, igrace)
+
+
+class ImageRecords(Records):
+    """Those of a file system of the VPS's own, which has their own ids, and grace times for all."""
+
+    def __init__(self, facts: Facts, own: Quota, limit: int) -> None:
+        super().__init__(facts.root, own)
+        self.count, self.limit = facts.count, limit
+
+    def now(self) -> QuotaFile:
+        graces = (*q.getinfo(self.fd, q.USRQUOTA), *q.getinfo(self.fd, q.GRPQUOTA))
+        return QuotaFile(
+            self.tree, 0, Row(), Row(), ugid_active=bool(self.limit), ugid_limit=self.limit,
+            count=self.count, graces=graces,
+        )  # fmt: skip
+
+    def set_graces(self, kind: int, bgrace: int, igrace: int) -> None:
+        info = q.DQINFO.pack(bgrace, igrace, 0, q.IIF_BGRACE | q.IIF_IGRACE)
+        q.quotactl_fd(self.fd, q.Q_SETINFO, kind, 0, info)
+
+
+def records_of(paths: NodePaths, facts: Facts) -> Records:
+    own = Quota(facts.ctid, paths.quota_file(facts.ctid))
+    if facts.layout != "image":
+        return Records(facts.private, own)
+    vps = Node(etc=paths.etc, run=paths.run).vps(facts.ctid)
+    return ImageRecords(facts, own, vps.config.value("QUOTAUGIDLIMIT") or 0)
+
+
 class Server:
-    def __init__(self, listener: int, facts: Facts, own: Quota) -> None:
-        self.listener, self.init, self.own = listener, facts.pid, own
-        self.fd = quota.open_tree(facts.private)
-        self.device = quota.mount_of(facts.private)[0]
+    def __init__(self, listener: int, facts: Facts, records: Records) -> None:
+        self.listener, self.init, self.base = listener, facts.pid, facts.base
+        self.records, self.fd = records, records.fd
+        self.device = quota.mount_of(records.tree)[0]
 
     def one(self) -> None:
         """Hear one call and answer it."""
@@ -175,21 +218,19 @@ class Server:
             raise Refused(errno.ENOSYS)
         if kind not in quota.KINDS:
             raise Refused(errno.ESRCH)
-        found = self.own.running()
+        found = self.records.now()
         if not found.ugid_active:
             raise Refused(errno.ESRCH)
         number, address = call.args[2] & 0xFFFFFFFF, call.args[3]
-        self.permit(caller, found, command, kind, number)
+        self.permit(caller, command, kind, number)
         self.carry_out(caller, found, command, kind, number, address)
 
-    def permit(
-        self, caller: Caller, found: QuotaFile, command: int, kind: int, number: int
-    ) -> None:
+    def permit(self, caller: Caller, command: int, kind: int, number: int) -> None:
         """check_quotactl_permission() of fs/quota/quota.c. Raises Refused EPERM."""
         if command in _FREE or caller.is_admin:
             return
         if command in (q.Q_GETQUOTA, q.Q_XGETQUOTA) and caller.is_at_home:
-            host = found.base + number
+            host = self.base + number
             if host == caller.uid if kind == q.USRQUOTA else host in caller.gids:
                 return
         raise Refused(errno.EPERM)
@@ -244,7 +285,7 @@ class Server:
         had = found.graces_of(kind)
         bgrace = had[0] if bgrace is None else bgrace
         igrace = had[1] if igrace is None else igrace
-        quotaugids.set_graces(self.own, (kind,), bgrace, igrace)
+        self.records.set_graces(kind, bgrace, igrace)
 
     def set_quota(self, found: QuotaFile, ugid: Ugid, valid: int) -> None:
         """Limits and times; what is exceeded by the new limits gets the grace of the VPS."""

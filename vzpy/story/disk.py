@@ -118,15 +118,20 @@ def refuse_ugids(vps: VPS) -> None:
         )
 
 
+def tree_of(vps: VPS) -> str:
+    """A folder on the file system that the files of a mounted VPS lie on."""
+    return vps.root if is_native(vps.layout) else vps.private
+
+
 def device_inside(vps: VPS, not_applied: list[str]) -> str:
     """The name below /dev that quota tools inside look for: what the mount table shows of /.
 
     Tools refuse an overlay by its type, and want a name below /dev: then the option is added to
     what is not applied, and there is none."""
-    source = quota.mount_of(vps.private)[0]
     if "quotaugidlimit" in not_applied:
         return ""
-    if vps.layout != "simfs" or not source.startswith("/dev/"):
+    source = quota.mount_of(tree_of(vps))[0]
+    if vps.layout == "overlay" or not source.startswith("/dev/"):
         not_applied.append("quotaugidlimit")
         return ""
     return source.removeprefix("/dev/")

@@ -253,7 +253,7 @@ def prepare(
         made = talk.hand_over(devices.make_nodes(nodes, vps.ids))
         below.append((devices.NODES, made))
         if quota_device:
-            devices.make_inert(made, quota_device, os.stat(vps.private).st_dev)
+            devices.make_inert(made, quota_device, os.fstat(tree).st_dev)
             nodes = (*nodes, quota_device)
     rlimits, seen = limits.born_with(vps, talk.hand_over, below)
     if vps.layout == "image":
