@@ -141,11 +141,13 @@ def lower_memory(path: str, limits: Limits) -> int:
     Returns 0, or the bytes that are in use when that is more than was asked; memory.high is then
     as before."""
     asked = limits.memory_max
+    if asked is None or asked == NO_LIMIT:
+        return 0
     try:
         used, old = int(read(path, "memory.current")), read(path, "memory.high")
     except OSError:
-        return 0
-    if asked is None or asked == NO_LIMIT or used <= asked:
+        return 0  # told by limit()
+    if used <= asked:
         return 0
     for _ in range(_RECLAIMS):
         try:

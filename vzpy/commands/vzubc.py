@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         return err.code
     except VzError as err:
         print(err, file=sys.stderr)
-        return FAILED
+        return err.code
 
 
 def _main(argv: list[str]) -> int:
