@@ -13,7 +13,19 @@ import pytest
 import tools
 from vzpy import child, rootfs
 from vzpy.errors import VzError
-from vzpy.story import convert, create, destroy, enter, imagesize, mount, start, stop, teardown
+from vzpy.story import (
+    convert,
+    create,
+    destroy,
+    dump,
+    enter,
+    imagesize,
+    mount,
+    snapshot,
+    start,
+    stop,
+    teardown,
+)
 
 KILL, FAIL = "VZ_TEST_STOP_AT", "VZ_TEST_FAIL_AT"
 GONE = "deleted unmounted down"
@@ -45,6 +57,7 @@ BY_PARENT = {"start", "stop"}
 def test_no_list_of_steps_is_forgotten():
     listed = {step for _, _, _, steps in ACTIONS.values() for step in steps}
     # cut in the tests of those layouts and stories
+    listed |= {*snapshot.STEPS, *dump.STEPS}
     listed |= {*convert.STEPS, *imagesize.STEPS, mount.IMAGE}
     for path in (tools.ROOT / "vzpy").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

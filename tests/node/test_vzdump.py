@@ -16,6 +16,7 @@ import tools
 from tools import sh
 from vzpy.backup import Job
 from vzpy.errors import Exit, VzError
+from vzpy.story import create
 
 LONGEST = 3900  # what is nested deeper than a path can be is told, and left out
 
@@ -333,3 +334,44 @@ def test_what_is_there_stays(node, cli, tmp_path):
     one.start()
     assert cli("vzrestore", "--force", path, 101).code == 255
     assert one.status.running
+
+
+# Cut at every step
+
+KILL, FAIL = "VZ_TEST_STOP_AT", "VZ_TEST_FAIL_AT"
+
+
+@pytest.mark.parametrize("how", [KILL, FAIL])
+def test_dump_is_cut(node, tmp_path, how):
+    """Half an archive has no archive's name; the VPS goes on; the next dump cleans up."""
+    one = node.create(101)
+    one.start()
+    for step in ("draft", "copy", "archive", "finish"):
+        words = ("vzdump", "--suspend", "--dumpdir", tmp_path, 101)
+        ran = tools.run_tool(node, words, env={how: step})
+        assert ran.code == (-9 if how == KILL else 255), (step, ran)
+        assert not list(tmp_path.glob("*.tar"))
+        assert sh(one, "echo on") == "on\n"
+    assert tools.run_tool(node, words).code == 0
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".log", ".tar"]
+    one.stop(fast=True)
+    one.snapshot_delete(one.snapshot())
+    assert not os.listdir(f"{one.private}/layers")
+
+
+@pytest.mark.parametrize("how", [KILL, FAIL])
+def test_restore_is_cut(node, tmp_path, how):
+    path = node.create(101).dump(Job(dumpdir=str(tmp_path)))
+    for step in create.STEPS:
+        if step == "create-script":
+            continue  # it is done
+        ran = tools.run_tool(node, ("vzrestore", path, 202), env={how: step})
+        assert ran.code in (-9, 255), (step, ran)
+        assert str(node.vps(202).status) == "deleted unmounted down"
+        if how == FAIL:
+            conf = Path(node.paths.conf)
+            assert not list(conf.glob("202.*")), (step, list(conf.glob("202.*")))
+            assert os.listdir(Path(node.vps(202).private).parent) == ["101"], step
+    new = node.restore(path, 202)
+    new.start()
+    assert sh(new, "echo on") == "on\n"
