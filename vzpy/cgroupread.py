@@ -73,7 +73,9 @@ def fork_refusals(path: str) -> dict[int, int] | None:
     Since Linux 6.11 the count stands where the limit is (pids.events.local); before, where the
     task is that forks, wherever the limit was."""
     if local := flat(path, "pids.events.local"):
-        return {0: local["max"]} if local["max"] else {}
+        # For an exec into a full VPS the limit stands one level lower for a while.
+        count = local["max"] + flat(f"{path}/ve", "pids.events.local").get("max", 0)
+        return {0: count} if count else {}
     if not flat(path, "pids.events"):
         return None
     counts = ((inode, flat(where, "pids.events").get("max", 0)) for where, inode in below(path))

@@ -256,6 +256,9 @@ def test_fork_refusals(tmp_path):
     assert cgroupread.fork_refusals(str(tmp_path)) == {inode["ve"]: 2, inode["ve/a"]: 3}
     (tmp_path / "pids.events.local").write_text("max 4\n")
     assert cgroupread.fork_refusals(str(tmp_path)) == {0: 4}
+    (tmp_path / "ve/pids.events.local").write_text("max 2\n")
+    (tmp_path / "ve/a/pids.events.local").write_text("max 9\n")  # a limit of the guest's own
+    assert cgroupread.fork_refusals(str(tmp_path)) == {0: 6}
 
 
 # --- a look at a cgroup ----------------------------------------------------------------------
