@@ -10,7 +10,7 @@ import stat
 import struct
 from pathlib import Path
 
-from vzpy.story import area
+from vzpy.story.area import Area
 
 NET_RAW = struct.pack("<5I", 2 << 24 | 1, 1 << 13, 0, 0, 0)
 HOLE = 3 << 20
@@ -25,8 +25,8 @@ def acl(user: int, group: int) -> bytes:
 
 def furnish(vps) -> None:
     """Put them in; what the template has is changed, removed and replaced too."""
-    root = area.open_root(vps.private, vps.layout, vps.ids)
-    base = area.ids_in(vps.layout, vps.ids).base
+    area = Area(vps.private, vps.layout, vps.ids)
+    root, base = area.open(), area.ids.base
     try:
         _furnish(Path(f"/proc/self/fd/{root}/."), base)
     finally:
@@ -84,8 +84,8 @@ def _furnish(root: Path, base: int) -> None:
 
 def picture(vps) -> dict[str, tuple[object, ...]]:
     """path -> kind, mode, owner as the VPS sees it, time, names, target or content, attributes."""
-    root = area.open_root(vps.private, vps.layout, vps.ids)
-    base = area.ids_in(vps.layout, vps.ids).base
+    area = Area(vps.private, vps.layout, vps.ids)
+    root, base = area.open(), area.ids.base
     top = os.open(".", os.O_RDONLY, dir_fd=root)
     found: dict[str, tuple[object, ...]] = {}
     try:

@@ -11,6 +11,7 @@ from vzpy import config, dist, rootfs, statecopy, template
 from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import Warned
 from vzpy.story import area, create, moving, owner
+from vzpy.story.area import Area
 from vzpy.story.create_plan import QUOTA, Plan
 
 TYPE_CHECKING = False
@@ -48,13 +49,14 @@ def clone(
 
     def fill(planned: Plan, mine: IdRange) -> None:
         nonlocal had_keys
-        _copy(source, planned.scratch, mine, report, progress)
-        root = area.open_root(planned.scratch, planned.layout, mine)
+        new = Area(planned.scratch, planned.layout, mine)
+        _copy(Area(os.path.realpath(source.private), source.layout, source.ids), new, report,
+              progress)
+        root = new.open()
         try:
-            ids = area.ids_in(planned.layout, mine)
-            had_keys = dist.renew_identity(root, ids.base)
+            had_keys = dist.renew_identity(root, new.ids.base)
             if hostname:
-                dist.set_hostname(root, hostname, ids)
+                dist.set_hostname(root, hostname, new.ids)
         finally:
             os.close(root)
 
@@ -95,28 +97,25 @@ def _place(source: VPS, key: str) -> str:
     return literal if named else source.node.config.literal(key) or ""
 
 
-def _copy(
-    source: VPS, target: str, mine: IdRange, report: Report, progress: Progress | None
-) -> None:
-    """Fill the new private area. Raises OSError, VzError."""
-    private, layout, ids = os.path.realpath(source.private), source.layout, source.ids
-    if layout == "image":
+def _copy(old: Area, new: Area, report: Report, progress: Progress | None) -> None:
+    """Fill the new area, whose layout is the old one's. Raises OSError, VzError."""
+    if old.layout == "image":
         from vzpy import image
 
-        image.duplicate(image.path_of(private), image.path_of(target), statecopy.Copy().data)
+        image.duplicate(image.path_of(old.path), image.path_of(new.path), statecopy.Copy().data)
         return
-    tree = template.tree_of(private) if layout == "overlay" else ""
-    if tree and rootfs.layers_of(private):
-        from vzpy.story.convert import fill_from
+    tree = template.tree_of(old.path) if old.layout == "overlay" else ""
+    if tree and rootfs.layers_of(old.path):
+        from vzpy.story.convert import transfer
 
-        fill_from(private, layout, ids, target, layout, mine, None, tree, report, progress)
+        transfer(old, new, None, tree, report, progress)
         return
-    top = f"{private}/upper" if tree else private
-    there = area.empty_root(target, layout, mine, tree=tree)
+    top = f"{old.path}/upper" if tree else old.path
+    there = new.begin(tree=tree)
     here = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         total = statecopy.measure(here) if progress else 0
-        moving.copy(here, there, ids, mine, progress, total, is_layer=bool(tree))
+        moving.copy(here, there, old.ids, new.ids, progress, total, is_layer=bool(tree))
     finally:
         os.close(here)
         os.close(there)

@@ -13,13 +13,13 @@ from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import Converted, CopyingContent, CreatingImage, Step
 from vzpy.fault import fault
 from vzpy.image import Disk, path_of
-from vzpy.model import layout_name
-from vzpy.story import area, owner, thinning
+from vzpy.model import IdRange, layout_name
+from vzpy.story import owner, thinning
+from vzpy.story.area import Area
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.events import Report
-    from vzpy.model import IdRange
     from vzpy.statecopy import Progress
     from vzpy.vps import VPS
 
@@ -112,38 +112,34 @@ def _fill(
     if layout == "overlay":
         folder, name = vps.config.raw("TEMPLATE") or "", vps.config.raw("OSTEMPLATE") or ""
         tree = template.ensure_tree(folder, template.resolve_name(folder, name), report)
-    fill_from(private, vps.layout, vps.ids, _new(private), layout, vps.ids, disk, tree, report,
-              progress)
+    old = Area(private, vps.layout, vps.ids)
+    transfer(old, Area(_new(private), layout, vps.ids), disk, tree, report, progress)
 
 
-def fill_from(
-    private: str,
-    layout: str,
-    holder: IdRange,
-    new: str,
-    new_layout: str,
-    new_holder: IdRange,
+def transfer(
+    old: Area,
+    new: Area,
     disk: Disk | None,
     tree: str,
     report: Report,
     progress: Progress | None,
 ) -> None:
-    """Make the area `new` of what the area `private` shows, which nobody has mounted.
+    """Fill the empty area `new` with what `old` shows, which nobody has mounted.
 
-    disk, tree  what an image is to be, what an overlay stands on"""
+    disk, tree  what an image is to be, what an overlay stands on
+    Raises OSError, VzError."""
     from vzpy.story import moving
 
     _step("copy", report)
-    source = area.open_root(private, layout, holder)
+    source = old.open()
     try:
-        target = area.empty_root(new, new_layout, new_holder, disk, tree)
+        target = new.begin(disk, tree)
         try:
-            old, owners = area.ids_in(layout, holder), area.ids_in(new_layout, new_holder)
             total = statecopy.measure(source) if progress else 0
-            moving.copy(source, target, old, owners, progress, total)
-            if new_layout == "overlay":
+            moving.copy(source, target, old.ids, new.ids, progress, total)
+            if new.layout == "overlay":
                 _step("thin", report)
-                thinning.thin(f"{new}/upper", tree, area.ids_in("image", holder), new_holder)
+                thinning.thin(f"{new.path}/upper", tree, IdRange(0, new.ids.count), new.ids)
             moving.sync(target)
         finally:
             os.close(target)

@@ -68,9 +68,9 @@ def create(
     asked, sample = settings(given)
 
     def fill(planned: Plan, mine: IdRange) -> None:
+        new = area.Area(planned.scratch, planned.layout, mine)
         area.fill(
-            planned.scratch, planned.layout, planned.template_dir, planned.template, mine, report,
-            progress, planned.disk,
+            new, planned.template_dir, planned.template, report, progress, planned.disk
         )
 
     make(node, ctid, lambda: plan(node, ctid, asked, sample, report), fill, report)

@@ -213,10 +213,10 @@ def _fill_overlay(
     """All of it as the upper layer, and out of that what the template has too."""
     from vzpy.model import IdRange
     from vzpy.story import thinning
-    from vzpy.story.area import empty_root
+    from vzpy.story.area import Area
 
     tree = template.ensure_tree(planned.template_dir, planned.template, report, progress)
-    os.close(empty_root(area, "overlay", ids, tree=tree))
+    os.close(Area(area, "overlay", ids).begin(tree=tree))
     _unpack(archive, f"{area}/upper", ids, progress)
     thinning.thin(f"{area}/upper", tree, IdRange(0, ids.count), ids)
 
@@ -227,10 +227,9 @@ def _fill_image(planned: Plan, archive: str, area: str, progress: Progress | Non
     from vzpy.model import IdRange
 
     assert planned.disk
-    image.make(image.path_of(area), planned.disk)
     target = f"{area}/mnt"
     os.mkdir(target, 0o700)
-    root = image.mount(image.path_of(area))
+    root = image.new(image.path_of(area), planned.disk)
     try:
         m.move_mount(root, target)
     finally:
