@@ -13,12 +13,14 @@ import struct
 import pytest
 
 import tools
+from vzpy import config
 from vzpy.eventd import quotaserve
 from vzpy.kernel import libc, seccomp
 from vzpy.kernel import quotactl as q
 from vzpy.model import Facts
 from vzpy.quotafile import QuotaFile, Row, save
 from vzpy.quotaid import Quota, boot_id
+from vzpy.story import disk
 
 BASE = 0x70000000
 DEVICE = b"/dev/disk"
@@ -254,3 +256,82 @@ def test_root_of_a_namespace_made_inside_is_nobody(ask, kernel):
         assert ask(program) == [errno.EPERM, errno.EPERM]
     finally:
         serve.Caller.__init__ = made
+
+
+# --- the way there: filter, listener, daemon -----------------------------------------------------
+
+ASK = r"""
+my $buf = "\0" x 256; my @found;
+for my $call ([0x800001, 0], [0x800007, "nowhere"], [0x800003, "nowhere"]) {
+  $! = 0; my $r = syscall(179, $call->[0] << 8, $call->[1], 0, $buf);
+  push @found, $r < 0 ? $!+0 : 0;
+}
+print "@found\n";
+"""
+# What the kernel itself says of such a name is ENOENT; of sync 0, of switching off EPERM.
+ANSWERED = f"0 {errno.ENODEV} {errno.EPERM}\n"
+
+
+@pytest.fixture
+def limited(make_node, monkeypatch):
+    """A VPS whose quotactl is answered, on a node where no quota is possible."""
+    tools.require("quota template")
+    monkeypatch.setattr(disk, "device_inside", lambda vps, not_applied: "mapper/disk")
+    node = make_node(tools.debian_store(tools.QUOTA))
+    vps = node.create(101, ostemplate=tools.QUOTA, layout="overlay")
+    tools.plant(vps, "/sbin/init", tools.IDLE, 0o755)
+    config.save(vps.conf_path, {"QUOTAUGIDLIMIT": "5"})
+    vps.reload()
+    vps.start()
+    return vps
+
+
+def asked(vps) -> str:
+    return vps.exec(["perl", "-e", ASK]).stdout.decode()
+
+
+def listeners(vps) -> int:
+    """Of how many the daemon holds an end."""
+    daemon = tools.run_tool(vps.node, ("vzeventd", "--status")).stdout.split("pid ")[1]
+    folder = f"/proc/{daemon.split(',')[0]}/fd"
+    names = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
+    return names.count("anon_inode:seccomp notify")
+
+
+def test_quotactl_reaches_the_daemon(limited, cli):
+    vps = limited
+    assert tools.sh(vps, "stat -c '%F %a' /dev/mapper/disk") == "block special file 0\n"
+    assert vps.exec(["chmod", "600", "/dev/mapper/disk"]).returncode
+    assert asked(vps) == ANSWERED
+    # What was exec'ed has ended, and its listener with it; that of init stays.
+    tools.wait_for(lambda: listeners(vps) == 1)
+
+    # The daemon changes its program, or is killed: the next one answers.
+    assert cli("vzeventd", "--replace").code == 0
+    assert listeners(vps) == 1
+    assert asked(vps) == ANSWERED
+    daemon = cli("vzeventd", "--status").stdout.split("pid ")[1]
+    os.kill(int(daemon.split(",")[0]), 9)
+    assert cli("vzeventd").code == 0
+    tools.wait_for(lambda: listeners(vps) == 1)
+    assert asked(vps) == ANSWERED
+    vps.stop(fast=True)
+    assert listeners(vps) == 0
+
+
+def test_a_child_of_init_is_answered(limited):
+    """Not what is exec'ed: what init has started, by the listener of the start."""
+    vps = limited
+    vps.stop(fast=True)
+    asks = f"#!/bin/sh\nperl -e '{ASK}' >/answer\nexec sleep 1000000\n"
+    tools.plant(vps, "/sbin/init", asks, 0o755)
+    vps.start()
+    tools.wait_for(lambda: vps.exec(["cat", "/answer"]).stdout.decode() == ANSWERED)
+    assert listeners(vps) >= 1
+
+
+def test_many_at_once(limited):
+    ask = "perl -e 'for (1..20) {syscall(179, 0x80000700, \"x\", 0, \"\")}'"
+    line = f"for i in $(seq 20); do {ask} & done; wait"
+    assert limited.exec(["sh", "-c", line]).returncode == 0
+    assert asked(limited) == ANSWERED
