@@ -1,6 +1,9 @@
 """Counters that programs on vz/N keep: held, maxheld and failcnt of some kinds, and their limits,
 each in an array of one element. They live as long as the cgroup.
 
+What was there before the programs came is a number beside the limit: the programs count from 0 and
+below, up to the limit less that number.
+
 The pieces of program here use R7, the address of the counters of a kind, R8, what is held with the
 new one, and R0 to R3."""
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 NO_LIMIT = 2**63 - 1
 _HELD, _MAXHELD, _FAILCNT = 0, 8, 16
-ROW, LIMIT_ROW = 24, 8  # bytes of one kind
+ROW, LIMIT_ROW = 24, 16  # bytes of one kind; of limits: up to what is counted, what was before
 _TRIES = 4
 
 
@@ -39,17 +42,27 @@ class Maps:
         rows = len(self.kinds)
         counters = opened(bpf.map_create(bpf.MAP_ARRAY, ROW * rows, self._counters))
         limit = opened(bpf.map_create(bpf.MAP_ARRAY, LIMIT_ROW * rows, self._limits))
-        bpf.map_update(limit, self._packed(limits))
+        bpf.map_update(limit, self._packed(limits, {}))
         return counters, limit
 
-    def change(self, cgroup: str, point: int, program: str, limits: Mapping[str, int]) -> bool:
-        """New limits for the maps of a program on vz/N; False when there is none."""
+    def change(
+        self, cgroup: str, point: int, program: str, limits: Mapping[str, int],
+        before: Mapping[str, int] | None = None,
+    ) -> bool:
+        """New limits for the maps of a program on vz/N; False when there is none.
+
+        before  how many there were when it came, by kind; None when that is known"""
         with bpf.Opened() as opened:
             prog = _find(opened, cgroup, point, program)
             if prog < 0:
                 return False
-            bpf.map_update(opened(bpf.map_of(prog, self._limits)), self._packed(limits))
+            fd = opened(bpf.map_of(prog, self._limits))
+            known = before or dict(zip(self.kinds, (x for _, x in self._limits_of(fd))))
+            bpf.map_update(fd, self._packed(limits, known))
         return True
+
+    def _limits_of(self, fd: int) -> list[tuple[int, ...]]:
+        return list(struct.iter_unpack("=2q", bpf.map_lookup(fd, LIMIT_ROW * len(self.kinds))))
 
     def read(self, cgroup: str, point: int, program: str) -> dict[str, tuple[int, int, int]]:
         """KIND -> held, maxheld, failcnt; nothing where nobody counts. Raises OSError."""
@@ -58,12 +71,16 @@ class Maps:
             if prog < 0:
                 return {}
             raw = bpf.map_lookup(opened(bpf.map_of(prog, self._counters)), ROW * len(self.kinds))
-        rows = zip(self.kinds, struct.iter_unpack("=3q", raw))
-        return {kind: (held, max(held, top), fails) for kind, (held, top, fails) in rows}
+            limits = self._limits_of(opened(bpf.map_of(prog, self._limits)))
+        rows = zip(self.kinds, struct.iter_unpack("=3q", raw), limits)
+        return {
+            kind: (held + before, max(held, top) + before, fails)
+            for kind, (held, top, fails), (_, before) in rows
+        }
 
-    def _packed(self, limits: Mapping[str, int]) -> bytes:
-        numbers = (limits.get(kind, NO_LIMIT) for kind in self.kinds)
-        return struct.pack(f"={len(self.kinds)}q", *numbers)
+    def _packed(self, limits: Mapping[str, int], before: Mapping[str, int]) -> bytes:
+        rows = ((limits.get(kind, NO_LIMIT), before.get(kind, 0)) for kind in self.kinds)
+        return b"".join(struct.pack("=2q", limit - there, there) for limit, there in rows)
 
 
 def _find(opened: Opened, cgroup: str, point: int, program: str) -> int:

@@ -9,17 +9,20 @@ Sockets of other families (UNIX, netlink, packet) never get here."""
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
+import resource
+import struct
 
 from vzpy import countmap
 from vzpy.countmap import LIMIT_ROW, ROW
-from vzpy.kernel import bpf
+from vzpy.kernel import bpf, process
 from vzpy.kernel.bpf import R0, R1, R2, R3, R4, R6, R7, R9, Code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 KINDS = ("NUMTCPSOCK", "NUMOTHERSOCK")
 
@@ -54,12 +57,93 @@ def attach(cgroup: str, limits: Mapping[str, int]) -> None:
             bpf.prog_attach(where, prog, point, bpf.ALLOW_MULTI)
 
 
-def change(cgroup: str, limits: Mapping[str, int]) -> None:
+def change(cgroup: str, limits: Mapping[str, int], pids: Sequence[int] = ()) -> None:
     """New limits for a VPS, whose sockets are counted from now on if they were not.
 
-    Raises OSError."""
-    if not _MAPS.change(cgroup, bpf.CGROUP_INET_SOCK_CREATE, _CREATE, limits) and limits:
-        attach(cgroup, limits)
+    pids  of its processes, whose sockets are then counted first. Raises OSError."""
+    point = bpf.CGROUP_INET_SOCK_CREATE
+    if _MAPS.change(cgroup, point, _CREATE, limits) or not limits:
+        return
+    attach(cgroup, limits)
+    if pids:
+        _MAPS.change(cgroup, point, _CREATE, limits, _mark_what_is_there(cgroup, pids))
+
+
+def _mark_what_is_there(cgroup: str, pids: Iterable[int]) -> dict[str, int]:
+    """Mark the sockets that processes have, as if the program had seen them being made; how many
+    of each kind. Raises OSError.
+
+    In a child that ends with copies of them all: to close one may take as long as its owner likes
+    (SO_LINGER, socket(7)), unless it is closed by an end."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            os.write(writer, struct.pack("=2q", *_marked(cgroup, pids)))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    if not said:
+        raise OSError(errno.EIO, "The sockets that there are cannot be counted", cgroup)
+    return dict(zip(KINDS, struct.unpack("=2q", said)))
+
+
+def _marked(cgroup: str, pids: Iterable[int]) -> list[int]:
+    """How many of each kind; a connection that comes from a listening socket is none of them."""
+    with bpf.Opened() as opened:
+        where = opened(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        prog = opened(bpf.find(where, bpf.CGROUP_INET_SOCK_CREATE, _CREATE))
+        marks = opened(bpf.map_of(prog, _MARKS))
+        found = [x for fd in _sockets_of(pids) if (x := _looked_at(fd))]
+        listening = {port for _, is_tcp, listens, port in found if is_tcp and listens}
+        there = [0, 0]
+        for fd, is_tcp, listens, port in found:
+            if is_tcp and not listens and port in listening:
+                continue
+            try:
+                mark = struct.pack("=I", _TCP if is_tcp else _OTHER)
+                bpf.map_update(marks, mark, fd, bpf.NOEXIST)
+                there[not is_tcp] += 1
+            except FileExistsError:
+                pass  # made since then, and counted
+    return there
+
+
+def _sockets_of(pids: Iterable[int]) -> Iterator[int]:
+    """A descriptor of ours of each socket that one of the processes has."""
+    seen = set()
+    for pid in pids:
+        try:
+            pidfd = os.pidfd_open(pid)
+            names = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue  # it has ended
+        for name in names:
+            try:
+                link = os.readlink(f"/proc/{pid}/fd/{name}")
+                if link.startswith("socket:") and link not in seen:
+                    seen.add(link)
+                    yield process.pidfd_getfd(pidfd, int(name))
+            except OSError:
+                pass  # closed meanwhile
+
+
+def _looked_at(fd: int) -> tuple[int, bool, bool, int] | None:
+    """The descriptor, whether it is TCP, whether it listens, its port; None for other families."""
+    one = _socket.socket(fileno=fd)
+    try:
+        if one.family not in (_socket.AF_INET, _socket.AF_INET6):
+            return None
+        is_tcp = one.type == _SOCK_STREAM and one.proto in _TCP_PROTOCOLS
+        listens = is_tcp and one.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
+        return fd, is_tcp, bool(listens), int(one.getsockname()[1]) if is_tcp else 0
+    finally:
+        one.detach()  # not closed
 
 
 def read(cgroup: str) -> dict[str, tuple[int, int, int]]:

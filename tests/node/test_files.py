@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from pathlib import Path
 
 import pytest
 from test_bounds import within_user
@@ -17,11 +19,22 @@ pytestmark = needs("BPF LSM")
 
 @pytest.fixture
 def limited(vps, vzctl):
+    tools.plant(vps, "/sbin/init", tools.IDLE, 0o755)
     assert vzctl("set", 101, "--numfile", "200", "--save").code == 0
     ran = vzctl("start", 101)
     assert ran.code == 0 and "numfile" not in ran.stderr, ran
     vps.reload()
+    comm = Path(f"/proc/{vps.facts().pid}/comm")
+    tools.wait_for(lambda: comm.read_text() == "sleep\n")
+    steady(vps)
     return vps
+
+
+def steady(vps) -> int:
+    """What is held when nothing comes and goes."""
+    while (now := row(vps)[0]) != (time.sleep(0.3), row(vps)[0])[1]:
+        pass
+    return now
 
 
 def row(vps) -> tuple[int, int, int]:
@@ -48,7 +61,7 @@ def test_one_too_many(limited, vzctl, node):
     given back, whatever is done with it."""
     other = node.create(102)
     other.start()
-    before = row(limited)[0]
+    before = steady(limited)
     room = 200 - before
     assert within_user(limited, opened(room + 7)) == [errno.ENFILE] * 7
     assert row(limited)[1:] == (200, 7)

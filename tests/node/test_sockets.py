@@ -154,12 +154,31 @@ def test_changed_while_it_runs(limited, vzctl):
     assert 'NUMTCPSOCK="20"' in Path(limited.conf_path).read_text()
 
 
-def test_counted_from_when_it_is_first_limited(vps, vzctl):
+def test_first_limited_while_it_runs(vps, vzctl):
+    """The sockets that there are count, but for accepted ones."""
     vps.start()
     assert counted.read(vps.facts()) == {}
-    assert vzctl("set", 101, "--numtcpsock", "3", "--save").code == 0
-    assert within(vps, make(5)) == [errno.ENOBUFS] * 2
-    assert held(vps) == (0, 3, 2)
+
+    def act() -> list[object]:
+        server = socket.create_server(("127.0.0.1", 0), backlog=64)
+        ends = [socket.create_connection(server.getsockname()) for _ in range(4)]
+        accepted = [server.accept()[0] for _ in range(4)]
+        copies = [os.dup(end.fileno()) for end in ends]
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), socket.socketpair()[0]:
+            ran = vzctl("set", 101, "--numtcpsock", "7", "--numothersock", "10", "--save")
+            found: list[object] = [ran.code, held(vps), held(vps, "NUMOTHERSOCK")]
+        found += [held(vps, "NUMOTHERSOCK"), make(3)(), held(vps)]
+        for one in (*ends, *accepted):
+            one.close()
+        found.append(held(vps))
+        for copy in copies:
+            os.close(copy)
+        return [*found, held(vps)]
+
+    assert within(vps, act) == [
+        0, (5, 5, 0), (1, 1, 0), (0, 1, 0), [errno.ENOBUFS], (7, 7, 1), (7, 7, 1), (3, 7, 1)
+    ]
+    assert held(vps) == (0, 7, 1)
 
 
 def test_counters_outlive_the_daemon(limited, vzctl, cli):

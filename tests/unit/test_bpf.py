@@ -72,5 +72,6 @@ def test_programs_end_and_stay_within(program):
 
 
 def test_limits_are_written_in_the_order_of_the_kinds():
-    packed = struct.unpack("=2q", socketcount._MAPS._packed({"NUMOTHERSOCK": 9}))
-    assert packed == (countmap.NO_LIMIT, 9)
+    """Less what was there before."""
+    packed = socketcount._MAPS._packed({"NUMOTHERSOCK": 9}, {"NUMOTHERSOCK": 4})
+    assert struct.unpack("=4q", packed) == (countmap.NO_LIMIT, 0, 5, 4)

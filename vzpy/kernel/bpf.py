@@ -34,6 +34,7 @@ REPLACE = 4
 # types of maps
 MAP_HASH, MAP_ARRAY, MAP_SK_STORAGE = 1, 2, 24
 MAP_NO_PREALLOC = 1
+NOEXIST = 1  # of an update: EEXIST when there is a value
 
 # helper functions (bpf-helpers(7))
 MAP_LOOKUP_ELEM, SKB_LOAD_BYTES = 1, 26
@@ -208,9 +209,10 @@ def map_lookup(fd: int, size: int, key: int = 0) -> bytes:
     return bytes(value)
 
 
-def map_update(fd: int, value: bytes, key: int | bytes = 0) -> None:
+def map_update(fd: int, value: bytes, key: int | bytes = 0, flags: int = 0) -> None:
+    """The key of storage that belongs to sockets is the descriptor of one."""
     wanted, new = _key(key), _buffer(value)
-    _bpf(_MAP_UPDATE_ELEM, _attr("IIQQQ", fd, 0, addressof(wanted), addressof(new), 0))
+    _bpf(_MAP_UPDATE_ELEM, _attr("IIQQQ", fd, 0, addressof(wanted), addressof(new), flags))
 
 
 def map_delete(fd: int, key: int | bytes) -> None:

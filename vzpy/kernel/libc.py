@@ -82,6 +82,7 @@ NR_fspick = 433
 NR_clone3 = 435
 NR_close_range = 436
 NR_openat2 = 437
+NR_pidfd_getfd = 438
 NR_mount_setattr = 442
 NR_quotactl_fd = 443
 

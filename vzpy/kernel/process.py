@@ -12,6 +12,7 @@ from vzpy.kernel.libc import (
     NR_close_range,
     NR_ioprio_set,
     NR_keyctl,
+    NR_pidfd_getfd,
     NR_pidfd_send_signal,
     NR_rt_sigaction,
     c_char,
@@ -119,6 +120,11 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
 
 def pidfd_send_signal(pidfd: int, sig: int) -> None:
     syscall(NR_pidfd_send_signal, pidfd, sig, None, 0)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A descriptor of ours for what a descriptor of another process refers to."""
+    return syscall(NR_pidfd_getfd, pidfd, fd, 0)
 
 
 def ended(pidfd: int, seconds: float) -> bool:

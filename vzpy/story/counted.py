@@ -5,7 +5,7 @@ Called for a VPS whose configuration has such a limit, and by live changes of on
 
 from __future__ import annotations
 
-from vzpy import countmap, filecount, socketcount
+from vzpy import cgroups, countmap, filecount, socketcount
 from vzpy.model import IdRange
 
 TYPE_CHECKING = False
@@ -25,12 +25,13 @@ def apply(
     cannot apply.
 
     ids  of those whose files count: they or the facts of a VPS that runs are needed for that"""
+    pids = cgroups.tasks(cgroup) if facts else []
     if facts:
         ids = IdRange(facts.base, facts.count)
     sockets = _wanted(conf, socketcount.KINDS)
     files = _wanted(conf, filecount.KINDS)
     return [
-        *_refused(sockets, lambda: socketcount.change(cgroup, sockets)),
+        *_refused(sockets, lambda: socketcount.change(cgroup, sockets, pids)),
         *_refused(files, lambda: filecount.change(cgroup, ids, files)),
     ]
 
