@@ -52,19 +52,24 @@ def wire(vps: VPS, facts: Facts, report: Report, undo: ExitStack) -> None:
 
 
 def unwire(paths: NodePaths, ctid: int) -> None:
-    """Take back what of the host a VPS's network used. Idempotent; the VPS need not be there."""
+    """Take back what of the host a VPS's network used. Idempotent; the VPS need not be there.
+
+    Raises VzError 34, 104."""
     directory = state.directory(paths, ctid)
     notes = netnotes.read(directory)
     if not notes:
         return
-    with Socket() as sock:
-        carried = traffic.of_devices(sock, directory)
-        venet.answer_no_more(sock, [
-            (Address.of(note[1]).packed, note[2]) for note in notes if note[0] == netnotes.PROXY
-        ])
-        for note in notes:
-            if note[0] == netnotes.LINK:
-                venet.remove_link(sock, note[1])
+    try:
+        with Socket() as sock:
+            carried = traffic.of_devices(sock, directory)
+            venet.answer_no_more(sock, [
+                (Address.of(note[1]).packed, note[2]) for note in notes if note[0] == netnotes.PROXY
+            ])
+            for note in notes:
+                if note[0] == netnotes.LINK:
+                    venet.remove_link(sock, note[1])
+    except OSError as err:
+        raise VzError.of("Unable to take the network back", err, Exit.CANT_ADDIP) from err
     if any(note[0] == netnotes.DEVICE for note in notes):
         from vzpy.story import netdevices
 

@@ -214,19 +214,15 @@ class _Devices:
 
 
 def fetch_all(directory: str, notes: Iterable[tuple[str, ...]]) -> None:
-    """What an ended VPS had of the host comes back, one whatever becomes of the others.
+    """What an ended VPS had of the host comes back, one whatever becomes of the others. Hardware
+    that does not is brought back by the kernel, when nothing keeps its namespace any more.
 
-    Raises VzError 104 of the first that does not."""
-    failed = None
-    for note in notes:
-        if note[0] == netnotes.DEVICE:
-            try:
-                _fetch(note, directory)
-            except VzError as err:
-                failed = failed or err
-    if failed:
-        raise failed
-    netdevs.let_go(directory)
+    Raises VzError 104 of the last that does not."""
+    with ExitStack() as all_of:
+        all_of.callback(netdevs.let_go, directory)
+        for note in notes:
+            if note[0] == netnotes.DEVICE:
+                all_of.callback(_fetch, note, directory)
 
 
 def _fetch(note: tuple[str, ...], directory: str) -> None:

@@ -30,18 +30,21 @@ def remove_cgroup(cgroup: str) -> None:
 
 
 def put_away(vps: VPS, facts: Facts, report: Report, umount: bool = True) -> None:
-    """Unmount, then drop the state: while that is there, whoever finds it goes on with the rest.
+    """Take the network back, unmount, then drop the state: while that is there, whoever finds it
+    goes on with the rest.
 
-    Raises VzError 51, 79; the state is dropped all the same."""
+    Raises VzError 34, 51, 79, 104; the rest is done all the same."""
     try:
         if os.path.exists(f"{state.directory(vps.node.paths, vps.ctid)}/net"):
             from vzpy.story import net
 
             net.unwire(vps.node.paths, vps.ctid)
-        if umount:
-            umount_root(vps, facts.root, report)
     finally:
-        forget(vps.node.paths, vps.ctid)
+        try:
+            if umount:
+                umount_root(vps, facts.root, report)
+        finally:
+            forget(vps.node.paths, vps.ctid)
 
 
 def forget(paths: NodePaths, ctid: int) -> None:
