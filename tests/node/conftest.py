@@ -54,6 +54,9 @@ class Bed:
         m.mount(self.folder, self.folder, "none", m.MS_BIND)
         self.template = f"{self.folder}/template"
         self.network = Net()
+        with self.network:  # else each start with an address tells that it is off
+            for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+                Path(f"/proc/sys/net/{switch}").write_text("1")
         self.cgroups: dict[str, bool] = {}
         self._count = 0
         os.makedirs(f"{self.template}/cache")
