@@ -15,6 +15,7 @@ from vzpy.errors import Exit, VzError
 from vzpy.kernel import quotactl as q
 
 pytestmark = tools.needs("disks", "project quota", "quota template")
+BOB = "setpriv --reuid=1000 --regid=1000 --clear-groups"
 LIMITS = {"diskspace": "900M:1G", "diskinodes": "60000:60000", "quotatime": 0}
 
 
@@ -48,6 +49,14 @@ def idle(vps) -> None:
     init.chmod(0o755)
 
 
+def users(vps) -> None:
+    """bob and ann, and a folder for them."""
+    for file, rest in (("passwd", ":1001:1001::/:/bin/sh"), ("group", ":1001:")):
+        lines = f"bob:*{rest}\n".replace("1001", "1000") + f"ann:*{rest}\n"
+        tools.sh(vps, f"cat >>/etc/{file}", stdin=lines.encode())
+    tools.sh(vps, "mkdir -m 1777 /d")
+
+
 def words(text: str, first: str) -> list[str]:
     """The row that begins with a word, as repquota prints it."""
     return next(line.split() for line in text.splitlines() if line.split()[:1] == [first])
@@ -55,32 +64,33 @@ def words(text: str, first: str) -> list[str]:
 
 def test_stock_tools(two, vzctl, cli):
     vps, other = two
-    tools.sh(vps, "useradd bob; useradd ann; mkdir -m 1777 /d")
+    users(vps)
     assert tools.sh(vps, "setquota -u bob 1000 1200 20 30 /") == ""
     row = words(tools.sh(vps, "repquota -u /"), "bob")
     assert row[3:] == ["1000", "1200", row[5], "20", "30"]
 
     # As bob: to the byte, then no more; and in the other VPS, with the same number, no limit.
-    fill = "su bob -c 'dd if=/dev/zero of=/d/fill bs=4k count=500 conv=fsync 2>&1'"
+    fill = f"{BOB} dd if=/dev/zero of=/d/fill bs=4k count=500 conv=fsync 2>&1"
     fill += "; stat -c %b /d/fill"
     said = tools.sh(vps, fill)
     assert "quota exceeded" in said and int(said.split()[-1]) == 2 * 1200
     row = words(tools.sh(vps, "repquota -u /"), "bob")
     assert row[1:5] == ["+-", "1200", "1000", "1200"]
-    tools.sh(other, "useradd bob; mkdir -m 1777 /d")
+    users(other)
     said = tools.sh(other, fill)
     assert "exceeded" not in said and int(said.split()[-1]) == 2 * 2000
     row = words(tools.sh(other, "repquota -u /"), "bob")
     assert row[2:5] == ["2000", "0", "0"]
 
     # bob sees himself, and nobody else; and sets nothing.
-    assert "1200*" in vps.exec(["su", "bob", "-c", "quota -w"]).stdout.decode()
-    done = vps.exec(["su", "bob", "-c", "quota -u ann"])
+    assert "1200*" in vps.exec([*BOB.split(), "quota", "-w"]).stdout.decode()
+    done = vps.exec([*BOB.split(), "quota", "-u", "ann"])
     assert done.returncode
-    done = vps.exec(["su", "bob", "-c", "/usr/sbin/setquota -u bob 0 0 0 0 /"])
+    done = vps.exec([*BOB.split(), "setquota", "-u", "bob", "0", "0", "0", "0", "/"])
     assert done.returncode
     # Nor does a root of a user namespace of his own.
-    done = vps.exec(["su", "bob", "-c", "unshare -Ur /usr/sbin/setquota -u 1000 0 0 0 0 /"])
+    line = f"{BOB} unshare -Ur setquota -u 0 0 0 0 0 /"
+    done = vps.exec(line.split())
     assert done.returncode
     assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1000", "1200"]
 
@@ -89,21 +99,21 @@ def test_stock_tools(two, vzctl, cli):
     text = tools.sh(vps, "repquota -g /")
     assert "Block grace time: 00:02; Inode grace time: 00:04" in text.replace("  ", " ")
     assert words(text, "ann")[3:5] == ["500", "600"]
-    tools.sh(vps, "EDITOR='sed -i s/1200/1300/' edquota -u bob")
-    assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1000", "1300"]
+    tools.sh(vps, "EDITOR='sed -i s/1000/1100/' edquota -u bob")
+    assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1100", "1200"]
 
     # The host sees the same.
     ran = cli("vzquota", "stat", 101, "-t")
     assert ran.code == 0
     assert "User/group quota: on,active" in ran.stdout
-    assert "1000         user 1k-blocks        1200        1000        1300" in ran.stdout
+    assert "1000         user 1k-blocks        1200        1100        1200" in ran.stdout
     assert cli("vzquota", "setlimit2", 101, "-u", 1001, 70, 80, 0, 0).code == 0
     assert words(tools.sh(vps, "repquota -u /"), "ann")[3:5] == ["70", "80"]
 
     # A stop and a start keep all that; a destroy leaves nothing in the kernel.
     vps.stop(fast=True)
     vps.start()
-    assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1000", "1300"]
+    assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1100", "1200"]
     ids, private = vps.ids, vps.node.config.raw("VE_PRIVATE").rpartition("/")[0]
     vps.stop(fast=True)
     vps.destroy()
@@ -117,7 +127,7 @@ def test_one_vps(node, cli):
     vps = node.create(101, quotaugidlimit=20, **LIMITS)
     idle(vps)
     vps.start()
-    tools.sh(vps, "useradd bob; mkdir -m 1777 /d")
+    users(vps)
     a_hostile_caller(vps)
     grace_of_a_user_is_that_of_the_vps(vps)
     the_daemon_may_change(vps, cli)
@@ -126,7 +136,7 @@ def test_one_vps(node, cli):
 
 def grace_of_a_user_is_that_of_the_vps(vps):
     tools.sh(vps, "setquota -t 60 60 /; setquota -u bob 100 0 0 0 /")
-    tools.sh(vps, "su bob -c 'dd if=/dev/zero of=/d/fill bs=4k count=50 conv=fsync 2>&1'")
+    tools.sh(vps, f"{BOB} dd if=/dev/zero of=/d/fill bs=4k count=50 conv=fsync 2>&1")
     fd = quota.open_tree(vps.private)
 
     def left() -> float:
