@@ -263,14 +263,14 @@ def test_one_swaps_like_mad(node, tmp_path, capsys):
         attacker.start()
         peace = measured("(peace)")
         sh(attacker, "(while :; do /hog; done) >/dev/null 2>&1 &")
+        wait_for(lambda: failcnt(attacker, "oomguarpages"), 20, "a kill")
         hard = measured("hard: killed")
-        killed = failcnt(attacker, "oomguarpages")
         attacker.stop(fast=True)
         attacker.set(ram="64M", swap="256M")
         attacker.start()
         sh(attacker, "/hog >/dev/null 2>&1 &")
+        wait_for(lambda: swapped(attacker) > 16 << 20, 20, "swapping")
         graceful = measured("graceful: swaps")
-        assert swapped(attacker) > 16 << 20
         assert swapped(neighbour) == 0
         assert failcnt(attacker, "oomguarpages") == 0 and "/hog" in sh(attacker, "ps")
         attacker.set(ram="256M")
@@ -278,7 +278,6 @@ def test_one_swaps_like_mad(node, tmp_path, capsys):
         assert "/hog" in sh(attacker, "ps")
     with capsys.disabled():
         print(f"\n{SWAP_HEAD}" + "\n".join(lines))
-    assert killed > 0
     for found in (hard, graceful):
         for latencies, before in zip(found, peace):
             bound = percentile(before, 0.99) * FACTOR + ON_TOP * 1000
