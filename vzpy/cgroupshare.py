@@ -13,34 +13,38 @@ _WEIGHT_MAX = 10000
 _SUMMED = ("memory.low", "memory.min")
 
 
-def share(node: str) -> None:
+def share(node: str, vps: str = "") -> None:
     """Give a node's cgroup the sum of what its VPSs have: the host is one competitor beside each of
     them, and a VPS is protected only as far as the cgroup above it is.
 
-    Called whenever one has come, changed or gone; counted again when two calls met."""
-    for name in ("cpu.weight", *_SUMMED):
-        total = _sum(node, name)
-        while total is not None and _write(node, name, total):
-            before, total = total, _sum(node, name)
-            if total == before:
-                break
+    Called whenever one has come, changed (vps: the cgroup of that one) or gone. One at a time: who
+    comes last sees what all have written before."""
+    import fcntl
+
+    try:
+        fd = os.open(node, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        for name in ("cpu.weight", *_SUMMED):
+            # Guarantees are rare, VPSs are many.
+            if name == "cpu.weight" or number(node, name) or (vps and number(vps, name)):
+                _sum_up(node, name)
+    finally:
+        os.close(fd)
 
 
-def _sum(node: str, name: str) -> int | None:
-    """None where the node has no such file."""
+def _sum_up(node: str, name: str) -> None:
     if number(node, name) is None:
-        return None
-    return sum(number(path, name) or 0 for path in vps_of(node))
-
-
-def _write(node: str, name: str, total: int) -> bool:
+        return  # without that controller
+    total = sum(number(path, name) or 0 for path in vps_of(node))
     if name == "cpu.weight":
         total = max(1, min(total, _WEIGHT_MAX))
     try:
         cgroups.write(node, name, str(total))
     except OSError:
-        return False
-    return True
+        pass  # told by limit(), when something was asked of it
 
 
 def vps_of(node: str) -> list[str]:

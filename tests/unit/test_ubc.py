@@ -334,10 +334,17 @@ def test_the_node_has_the_sum(tmp_path):
     cgroup(tmp_path / "vz/1", cpu_weight=100, memory_low=5)
     cgroup(tmp_path / "vz/2", cpu_weight=250, memory_low=7)
     cgroup(tmp_path / "vz/daemon", cpu_weight=999, memory_low=9)
-    cgroupshare.share(node)
+    cgroupshare.share(node, str(tmp_path / "vz/1"))
     assert (tmp_path / "vz/cpu.weight").read_text().strip() == "350"
     assert (tmp_path / "vz/memory.low").read_text().strip() == "12"
     assert cgroupshare.guaranteed(node, str(tmp_path / "vz/2")) == (5, 0)
+    (tmp_path / "vz/1/memory.low").write_text("0\n")  # one has gone, or has none any more
+    (tmp_path / "vz/1/cpu.weight").write_text("90000\n")
+    cgroup(tmp_path / "vz", cpu_weight=1, memory_low=9)  # plain files are not cut short by a write
+    cgroupshare.share(node)
+    assert (tmp_path / "vz/memory.low").read_text().strip() == "7"
+    assert (tmp_path / "vz/cpu.weight").read_text().strip() == "10000"
+    cgroupshare.share(str(tmp_path / "nowhere"))
 
 
 def test_least_loaded(tmp_path):

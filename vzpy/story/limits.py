@@ -63,7 +63,7 @@ def before_birth(vps: VPS, cgroup: str, report: Report) -> list[str]:
                 refused += [key.lower() for key in asks]
     refused += _without_effect(asked, vps.private, keys)
     refused += _apply_others(asked, cgroup, keys, None, vps.ids)
-    cgroupshare.share(os.path.dirname(cgroup))
+    cgroupshare.share(os.path.dirname(cgroup), cgroup)
     asked.write(cgroup)
     _tell(asked, [key for key in keys if key.lower() not in refused], report, birth=True)
     if "swappages" not in refused and _lacks_swap(limits):
@@ -141,7 +141,7 @@ def _change(facts: Facts, asked: Applied, keys: tuple[str, ...]) -> list[str]:
         refused += write()
     refused += _without_effect(asked, facts.private, keys)
     refused += _apply_others(asked, cgroup, keys, facts)
-    cgroupshare.share(os.path.dirname(cgroup))
+    cgroupshare.share(os.path.dirname(cgroup), cgroup)
     return list(dict.fromkeys(refused))
 
 
