@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from errno import EINVAL, ENOENT, ENOSPC
+from errno import EINVAL, ENOSPC
 
 from vzpy.errors import Exit, VzError
 from vzpy.kernel import loop
@@ -197,8 +197,6 @@ def mount(
     options  of N.conf, MOUNT_OPTS: comma-separated
     quota    of its users and groups
     Raises OSError; ENOENT when there is no image."""
-    if not os.path.exists(path):
-        raise OSError(ENOENT, "there is no image", path)
     if quota:
         options = f"{options},{_QUOTA_OPTIONS[fs_of(path)]}"
         if fs_of(path) == EXT4 and not _has_quota(path):

@@ -155,3 +155,20 @@ def test_shared_blocks(sharing):
     node.clone(101, 104)
     assert used(place) - before < 1 << 20
     assert files(node.vps(104)) == files(vps) == files(copy)
+
+
+def test_with_snapshots(vzctl, node, source):
+    """The copy is of the present state, in one piece; a layout with snapshots is not changed."""
+    assert vzctl("snapshot", 101).code == 0
+    source.start()
+    tools.sh(source, "echo later > /later; rm /home/one/su")
+    source.stop(fast=True)
+    copy = node.clone(101, 102)
+    assert files(copy) == files(source)
+    other = "image" if source.layout == "simfs" else "simfs"
+    done = vzctl("convert", 101, "--layout", other)
+    assert (done.code, "has snapshots" in done.stderr) == (155, True)
+    guid = source.snapshots()[0].guid
+    assert vzctl("snapshot-delete", 101, "--id", guid).code == 0
+    assert source.convert(other)
+    assert files(copy) == files(source)

@@ -131,7 +131,7 @@ def test_cp(cli, vps, tmp_path, running):
 def test_without_its_image(vzctl, vps):
     os.rename(f"{vps.private}/root.img", f"{vps.private}/away")
     done = vzctl("start", 101)
-    assert (done.code, "there is no image" in done.stderr) == (150, True)
+    assert (done.code, "root.img: No such file" in done.stderr) == (150, True)
     Path(vps.private, "root.img").write_bytes(bytes(1 << 20))
     done = vzctl("mount", 101)
     assert (done.code, "neither ext4 nor xfs" in done.stderr) == (152, True)

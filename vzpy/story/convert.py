@@ -81,9 +81,9 @@ def disk_of(vps: VPS, spec: str) -> Disk:
 
 
 def _refuse_snapshots(vps: VPS) -> None:
-    from vzpy.story import states
+    from vzpy.story import snapshot
 
-    if os.path.exists(f"{states.of(vps).store}/Snapshots.xml"):
+    if snapshot.tree_of(vps).all:
         raise VzError(
             "The container has snapshots, which stay in their layout",
             Exit.CONVERT,
