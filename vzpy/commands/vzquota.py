@@ -35,7 +35,7 @@ _MORE = (
 )
 _NOCHECK = Option("nocheck", help="no new count after a crash")
 
-# Command -> (options, summary). Each has a function of its name below.
+# Command -> (options, summary); what each does is in _ACTS.
 COMMANDS: dict[str, tuple[tuple[Option, ...], str]] = {
     "init": ((_PATH, *_LIMITS, *_MORE, *_FILE), "make the quota file; all limits are needed"),
     "drop": ((_FORCE, _PATH, *_FILE), "remove the quota file"),
@@ -64,8 +64,8 @@ Commands:"""
 class Call:
     """One command line: the quota it means, and what it is given."""
 
-    def __init__(self, command: str, words: list[str], batch: bool) -> None:
-        self.command, self.batch = command, batch
+    def __init__(self, command: str, words: list[str], batch: bool, quiet: bool) -> None:
+        self.command, self.batch, self.quiet = command, batch, quiet
         known = COMMANDS[command][0]
         pairs, rest = options.getopt("vzquota", words, known, QuotaError.USAGE)
         self.given = {option.name.replace("-", "_"): text for _, option, text in pairs}
@@ -75,6 +75,10 @@ class Call:
         if self.rest and command != "setlimit2":
             raise UsageError(f"Extra arguments: {' '.join(self.rest)}", QuotaError.USAGE)
         self.quota = Quota(self.number, self._file(), folder=NodePaths.of().vzquota)
+
+    def warn(self, text: str) -> None:
+        if not self.quiet:
+            _say("warning", text)
 
     def __contains__(self, name: str) -> bool:
         return name in self.given
@@ -174,15 +178,12 @@ def main(argv: list[str]) -> int:
         print(f"Unknown command: '{command}'", file=sys.stderr)
         return _usage()
     try:
-        call = Call(command, words, batch)
-        code: int = globals()[f"_{command}"](call)
-        return code
+        return _ACTS[command](Call(command, words, batch, quiet))
     except UsageError as err:
         _say("error", err.message)
         return _usage(command)
     except VzError as err:
-        if not quiet or err.code != QuotaError.NOT_RUNNING:
-            _say("error", err.message)
+        _say("error", err.message)
         if err.hint:
             print(err.hint, file=sys.stderr)
         return err.code
@@ -233,11 +234,11 @@ def _on(call: Call) -> int:
     call.refuse_busy(call.path or had.path)
     found = call.quota.on(call.asked(), call.path, "force" in call, "nocheck" not in call)
     _tell_exceeded(call, found)
-    _have_grace_watched(found)
+    _have_grace_watched(call, found)
     return 0
 
 
-def _have_grace_watched(found: QuotaFile) -> None:
+def _have_grace_watched(call: Call, found: QuotaFile) -> None:
     """Grace times are vzeventd's; without one those of the file system hold."""
     if found.space.grace or found.inodes.grace:
         from vzpy.eventd.client import Daemon
@@ -245,8 +246,8 @@ def _have_grace_watched(found: QuotaFile) -> None:
         try:
             Daemon.open(NodePaths.of()).close()
         except OSError as err:
-            _say("warning", f"vzeventd does not answer ({err.strerror}): grace times are those of"
-                 " the file system")
+            call.warn(f"vzeventd does not answer ({err.strerror}): grace times are those of the"
+                      " file system")
 
 
 def _off(call: Call) -> int:
@@ -297,8 +298,8 @@ def _stat(call: Call) -> int:
 def _show(call: Call) -> int:
     found = call.quota.load("show")
     if is_on(found):
-        _say("warning", "Quota is running, so data reported from quota file may not reflect"
-             " current values")
+        call.warn("Quota is running, so data reported from quota file may not reflect"
+                  " current values")
     _print(call, found)
     return QuotaError.DIRTY if is_dirty(found) else 0
 
@@ -311,5 +312,11 @@ def _print(call: Call, found: QuotaFile, force: bool = False) -> None:
 
 def _tell_exceeded(call: Call, found: QuotaFile) -> None:
     if found.ugid_active and quotatext.is_exceeded(found):
-        _say("warning", f"Quotas were not loaded for some users/groups for id {call.number}"
-             " due to ugid limit")
+        call.warn(f"Quotas were not loaded for some users/groups for id {call.number}"
+                  " due to ugid limit")
+
+
+_ACTS = {
+    "init": _init, "drop": _drop, "on": _on, "off": _off, "setlimit": _setlimit,
+    "setlimit2": _setlimit2, "reload2": _reload2, "stat": _stat, "show": _show,
+}  # fmt: skip

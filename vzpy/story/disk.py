@@ -65,8 +65,8 @@ def on(vps: VPS, report: Report) -> list[str]:
         try:
             with _failing("on", Exit.DQ_ON):
                 found = own.on(wanted, vps.private)
-        except VzError as err:
-            if getattr(err, "vzquota", 0) != QuotaError.RUNNING:
+        except Failed as err:
+            if err.vzquota != QuotaError.RUNNING:
                 raise
             with _failing("setlimit", Exit.DQ_SET):
                 found = own.setlimit(wanted, vps.private)
@@ -102,9 +102,17 @@ class _failing:
             return
         number = err.code if isinstance(err, QuotaError) else QuotaError.SYSTEM
         why = err.message if isinstance(err, QuotaError) else str(err)
-        raised = VzError(f"vzquota {self.command} failed [{number}]", self.code, hint=why)
-        raised.vzquota = number  # type: ignore[attr-defined]
-        raise raised from err
+        raise Failed(self.command, number, self.code, why) from err
+
+
+class Failed(VzError):
+    """A command of vzquota, had vzctl run it as a program, has failed.
+
+    vzquota  its exit code"""
+
+    def __init__(self, command: str, vzquota: int, code: int, why: str) -> None:
+        super().__init__(f"vzquota {command} failed [{vzquota}]", code, hint=why)
+        self.vzquota = vzquota
 
 
 def refuse_ugids(vps: VPS) -> None:
