@@ -132,6 +132,12 @@ def test_space(small, vzctl):
     assert vzctl("set", 101, "--diskspace", "10M:11M").code == 0
     assert df(small)[::2] == [10 << 10, 0]
     assert write(small, "/more", 4)[0] == 0
+    # And so full it stops and starts.
+    assert vzctl("set", 101, "--diskspace", "10M:11M", "--save").code == 0
+    small.stop(fast=True)
+    small.reload()
+    small.start()
+    assert df(small)[::2] == [10 << 10, 0]
 
 
 @pytest.mark.parametrize("small", ["overlay"], indirect=True)
