@@ -45,6 +45,8 @@ def test_what_every_vps_has(vps):
     for name in ("null", "zero", "full", "random", "urandom", "ptmx"):
         assert opens(vps, f"/dev/{name}") == "", name
     assert not exists(vps, TUN)
+    # What is removed of a lower layer is a device 0:0 in the upper one.
+    sh(vps, "rm /usr/bin/yes && ! test -e /usr/bin/yes")
 
 
 @needs("BPF programs", "tun")
