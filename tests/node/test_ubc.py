@@ -281,10 +281,15 @@ def test_cpuunits_share_a_cpu(node):
         holder(vps, SPIN)
     shared = Path(vpss[0].facts().cgroup).parent
     assert (shared / "cpu.weight").read_text().strip() == "700"
-    one, two, four = measured(vpss, 10)
-    print(f"cpuunits 1000:2000:4000 had {one:.2f} {two:.2f} {four:.2f} s of CPU time")
-    assert two / one == pytest.approx(2, rel=0.05)
-    assert four / one == pytest.approx(4, rel=0.05)
+    # A busy machine steals time of the virtual one, from whoever runs there at that moment: longer.
+    had = [0.0] * 3
+    for seconds in (10, 10, 20):
+        had = [before + more for before, more in zip(had, measured(vpss, seconds))]
+        ratios = had[1] / had[0], had[2] / had[0]
+        print("cpuunits 1000:2000:4000 had {:.2f} {:.2f} {:.2f} s of CPU time".format(*had))
+        if ratios == pytest.approx((2, 4), rel=0.05):
+            break
+    assert ratios == pytest.approx((2, 4), rel=0.05)
 
 
 @pytest.mark.needs("cpu controller")
