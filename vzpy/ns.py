@@ -10,7 +10,6 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import gc
 import os
-import resource
 import sys
 import time
 
@@ -145,7 +144,7 @@ def _own(entry: Entry, owner: IdRange, flags: int) -> int:
     groups, uid, gid = os.getgroups(), os.geteuid(), os.getegid()
     bits, dumpable = p.prctl(p.PR_GET_SECUREBITS), p.prctl(p.PR_GET_DUMPABLE)
     p.prctl(p.PR_SET_SECUREBITS, bits | p.SECBIT_NO_SETUID_FIXUP)
-    ours = [(which, resource.getrlimit(which)) for which, _ in entry.rlimits]
+    ours = [(which, p.prlimit(0, which)) for which, _ in entry.rlimits]
     new = -1
     try:
         for (which, value), (_, (_, hard)) in zip(entry.rlimits, ours):
@@ -163,7 +162,7 @@ def _own(entry: Entry, owner: IdRange, flags: int) -> int:
             os.setresgid(-1, gid, -1)
             os.setgroups(groups)
             for which, pair in ours:
-                resource.setrlimit(which, pair)
+                p.prlimit(0, which, pair)
             p.prctl(p.PR_SET_SECUREBITS, bits)
             if dumpable == 1:
                 p.prctl(p.PR_SET_DUMPABLE, 1)
@@ -183,33 +182,33 @@ def as_by_default(pid: int, rlimits: tuple[tuple[int, int], ...]) -> None:
             pass
 
 
-_INFINITY = resource.RLIM_INFINITY
-MEMLOCK, SIGPENDING = resource.RLIMIT_MEMLOCK, resource.RLIMIT_SIGPENDING
+_INFINITY = p.RLIM_INFINITY
+MEMLOCK, SIGPENDING = p.RLIMIT_MEMLOCK, p.RLIMIT_SIGPENDING
 _RLIMITS = (
     # limit, soft, hard
-    (resource.RLIMIT_NOFILE, 1024, 524288),
-    (resource.RLIMIT_CORE, 0, _INFINITY),
-    (resource.RLIMIT_STACK, 8 << 20, _INFINITY),
-    (resource.RLIMIT_MEMLOCK, 8 << 20, 8 << 20),
-    (resource.RLIMIT_MSGQUEUE, 819200, 819200),
-    (resource.RLIMIT_NICE, 0, 0),
-    (resource.RLIMIT_RTPRIO, 0, 0),
-    (resource.RLIMIT_AS, _INFINITY, _INFINITY),
-    (resource.RLIMIT_CPU, _INFINITY, _INFINITY),
-    (resource.RLIMIT_DATA, _INFINITY, _INFINITY),
-    (resource.RLIMIT_FSIZE, _INFINITY, _INFINITY),
-    (resource.RLIMIT_RSS, _INFINITY, _INFINITY),
+    (p.RLIMIT_NOFILE, 1024, 524288),
+    (p.RLIMIT_CORE, 0, _INFINITY),
+    (p.RLIMIT_STACK, 8 << 20, _INFINITY),
+    (p.RLIMIT_MEMLOCK, 8 << 20, 8 << 20),
+    (p.RLIMIT_MSGQUEUE, 819200, 819200),
+    (p.RLIMIT_NICE, 0, 0),
+    (p.RLIMIT_RTPRIO, 0, 0),
+    (p.RLIMIT_AS, _INFINITY, _INFINITY),
+    (p.RLIMIT_CPU, _INFINITY, _INFINITY),
+    (p.RLIMIT_DATA, _INFINITY, _INFINITY),
+    (p.RLIMIT_FSIZE, _INFINITY, _INFINITY),
+    (p.RLIMIT_RSS, _INFINITY, _INFINITY),
 )
 
 
 def _set_rlimit(pid: int, limit: int, soft: int, hard: int) -> None:
     """As near to it as a hard limit allows that we have no right to raise."""
     try:
-        resource.prlimit(pid, limit, (soft, hard))
-    except (ValueError, OSError):
-        now = resource.prlimit(pid, limit)[1]
+        p.prlimit(pid, limit, (soft, hard))
+    except OSError:
+        now = p.prlimit(pid, limit)[1]
         at_most = soft if 0 <= soft <= now or now == _INFINITY else now
-        resource.prlimit(pid, limit, (at_most, now))
+        p.prlimit(pid, limit, (at_most, now))
 
 
 def bounds_of(pid: int) -> tuple[tuple[int, int], ...]:

@@ -52,6 +52,13 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 SECBIT_NO_SETUID_FIXUP = 1 << 2
 
+# Of asm-generic/resource.h, which all architectures of libc.py have. `resource` is a library to
+# load, on every exec.
+RLIM_INFINITY = -1
+RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_STACK, RLIMIT_CORE, RLIMIT_RSS = range(6)
+RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_AS = 7, 8, 9
+RLIMIT_SIGPENDING, RLIMIT_MSGQUEUE, RLIMIT_NICE, RLIMIT_RTPRIO = 11, 12, 13, 14
+
 _STACK = 16384
 LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
 
@@ -63,6 +70,7 @@ libc.setns.argtypes = [c_int, c_int]
 libc.unshare.argtypes = [c_int]
 libc.sethostname.argtypes = [c_char_p, c_ulong]
 libc.personality.argtypes = [c_ulong]
+libc.prlimit.argtypes = [c_int, c_int, c_char_p, c_void_p]
 
 
 def clone3(flags: int, cgroup: int = -1) -> int:
@@ -116,6 +124,15 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
     if result < 0:
         raise oserror()
     return result
+
+
+def prlimit(pid: int, which: int, limits: tuple[int, int] | None = None) -> tuple[int, int]:
+    """prlimit(2): soft and hard limit of a process (0: our own) as they were, and new ones."""
+    old = (c_char * 16)()
+    if libc.prlimit(pid, which, struct.pack("=2q", *limits) if limits else None, old) < 0:
+        raise oserror()
+    soft, hard = struct.unpack("=2q", old)
+    return soft, hard
 
 
 def pidfd_send_signal(pidfd: int, sig: int) -> None:
