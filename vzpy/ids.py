@@ -67,6 +67,7 @@ class Entry:
         yield f"{conf}.creating"
         yield self.owner.private
         yield f"{self.owner.private}.tmp"
+        yield f"{self.owner.private}.snapshots"
 
 
 class RangeTaken(VzError):

@@ -140,7 +140,10 @@ def _copy(tree: str, area: Area, disk: Disk | None, progress: Progress | None) -
 
 
 def is_free(private: str) -> bool:
-    """Nothing is there, or an empty directory, which the contract accepts."""
+    """Nothing is there, or an empty directory, which the contract accepts; and no snapshots that
+    somebody else has left."""
+    if os.path.lexists(f"{private}.snapshots"):
+        return False
     try:
         return not os.path.islink(private) and not os.listdir(private)
     except FileNotFoundError:

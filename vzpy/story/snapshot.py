@@ -54,6 +54,11 @@ def tree_of(vps: VPS) -> Tree:
     return _load(states.of(vps), Exit.LIST_SNAPSHOT)
 
 
+def _text(tree: Tree) -> str | None:
+    """Snapshots.xml; none without snapshots."""
+    return snapshots.text(tree) if tree.all else None
+
+
 def _load(area: States, code: int) -> Tree:
     try:
         return snapshots.load(_xml(area))
@@ -208,8 +213,7 @@ def delete(vps: VPS, report: Report, guid: str) -> None:
     report(DeletingSnapshot(guid=guid))
     _step("prepare", report)
     try:
-        files: dict[str, str | None] = {_xml(area): snapshots.text(tree.removed(guid))}
-        files[_conf(area, guid)] = None
+        files = {_xml(area): _text(tree.removed(guid)), _conf(area, guid): None}
         journal.commit(area.store, Change(), files)
     except OSError as err:
         raise VzError.of("Failed to delete the snapshot", err, Exit.DELETE_SNAPSHOT) from err
@@ -362,7 +366,7 @@ def tidy(vps: VPS, report: Report) -> None:
                 return
             instead, change = area.merge(names)
             tree = tree.relayered(instead)
-            journal.commit(area.store, change, {_xml(area): snapshots.text(tree)})
+            journal.commit(area.store, change, {_xml(area): _text(tree)})
             area.collect(_used(tree))
         if os.path.exists(mark):
             os.unlink(mark)
