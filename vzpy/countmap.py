@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import struct
 
-from vzpy.kernel import bpf
-from vzpy.kernel.bpf import R0, R1, R3, R7, R8, Code
+from vzpy.kernel import bpf, btf
+from vzpy.kernel.bpf import R0, R1, R2, R3, R7, R8, Code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,34 @@ NO_LIMIT = 2**63 - 1
 _HELD, _MAXHELD, _FAILCNT = 0, 8, 16
 ROW, LIMIT_ROW = 24, 16  # bytes of one kind; of limits: up to what is counted, what was before
 _TRIES = 4
+
+
+# What programs at the hooks of security modules have to know of the running kernel.
+_FUNCTIONS = tuple(f"bpf_lsm_{hook}" for hook in (
+    "file_alloc_security", "file_free_security",
+    "socket_create", "d_instantiate", "inode_free_security",
+))  # fmt: skip
+_MEMBERS = (
+    "file.f_cred", "cred.uid", "inode.i_sb", "super_block.s_magic", "socket_alloc.vfs_inode",
+    "socket.sk", "sock_common.skc_family",
+)  # fmt: skip
+_KNOWN = "trusted.vz.btf"
+
+
+def places(cgroup: str) -> dict[str, int]:
+    """Numbers of functions and offsets of members, by name. They are looked for once a boot, and
+    noted on the root of the cgroups, two above vz/N. Raises OSError where there are none."""
+    top = os.path.dirname(os.path.dirname(cgroup))
+    try:
+        rows = [row.split(" ") for row in os.getxattr(top, _KNOWN).decode().split("\n")]
+        known = {name: int(number) for name, number in rows}
+        if known.keys() == {*_FUNCTIONS, *_MEMBERS}:
+            return known
+    except OSError:
+        pass
+    found = btf.look(_FUNCTIONS, _MEMBERS)
+    os.setxattr(top, _KNOWN, "\n".join(f"{k} {v}" for k, v in found.items()).encode())
+    return found
 
 
 class Maps:
@@ -56,10 +84,15 @@ class Maps:
             prog = _find(opened, cgroup, point, program)
             if prog < 0:
                 return False
-            fd = opened(bpf.map_of(prog, self._limits))
+            fd = self.of(opened, prog)[1]
             known = before or dict(zip(self.kinds, (x for _, x in self._limits_of(fd))))
             bpf.map_update(fd, self._packed(limits, known))
         return True
+
+    def of(self, opened: Opened, prog: int) -> tuple[int, int]:
+        """The descriptors of counters and limits that a program uses."""
+        counters, limits = self._counters, self._limits
+        return opened(bpf.map_of(prog, counters)), opened(bpf.map_of(prog, limits))
 
     def _limits_of(self, fd: int) -> list[tuple[int, ...]]:
         return list(struct.iter_unpack("=2q", bpf.map_lookup(fd, LIMIT_ROW * len(self.kinds))))
@@ -70,8 +103,9 @@ class Maps:
             prog = _find(opened, cgroup, point, program)
             if prog < 0:
                 return {}
-            raw = bpf.map_lookup(opened(bpf.map_of(prog, self._counters)), ROW * len(self.kinds))
-            limits = self._limits_of(opened(bpf.map_of(prog, self._limits)))
+            counters, limit = self.of(opened, prog)
+            raw = bpf.map_lookup(counters, ROW * len(self.kinds))
+            limits = self._limits_of(limit)
         rows = zip(self.kinds, struct.iter_unpack("=3q", raw), limits)
         return {
             kind: (held + before, max(held, top) + before, fails)
@@ -91,11 +125,22 @@ def _find(opened: Opened, cgroup: str, point: int, program: str) -> int:
 
 def count(code: Code, refuse: str) -> None:
     """One more, in R8, and to the label when that is beyond the limit at the address R3."""
+    add(code)
+    code.load(R3, R3, 0)
+    code.jump_if_to(refuse, R8, "s>", R3)
+
+
+def add(code: Code) -> None:
+    """One more, in R8."""
     code.set(R8, "=", 1)
     code.fetch_add(R7, _HELD, R8)
     code.set(R8, "+", 1)
-    code.load(R3, R3, 0)
-    code.jump_if_to(refuse, R8, "s>", R3)
+
+
+def full(code: Code, refuse: str) -> None:
+    """To the label when there is no room for one more within the limit R3."""
+    code.load(R2, R7, _HELD)
+    code.jump_if_to(refuse, R2, "s>=", R3)
 
 
 def note_peak(code: Code) -> None:
@@ -117,6 +162,11 @@ def uncount(code: Code) -> None:
 def refuse(code: Code, error: int) -> None:
     """Take back what was counted, count the failure, and have the call fail with an errno."""
     uncount(code)
+    fail(code, error)
+
+
+def fail(code: Code, error: int) -> None:
+    """Count the failure, and have the call fail with an errno."""
     code.set(R1, "=", 1)
     code.fetch_add(R7, _FAILCNT, R1)
     code.set(R1, "=", -error)

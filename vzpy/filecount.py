@@ -15,7 +15,7 @@ import errno
 import os
 
 from vzpy import countmap
-from vzpy.kernel import bpf, btf
+from vzpy.kernel import bpf
 from vzpy.kernel.bpf import R1, R2, R3, R7, Code
 
 TYPE_CHECKING = False
@@ -31,15 +31,13 @@ _HOOKS = {
     _ALLOC: "bpf_lsm_file_alloc_security",
     _FREE: "bpf_lsm_file_free_security",
 }
-_MEMBERS = ("file.f_cred", "cred.uid")
-_KNOWN = "trusted.vz.btf"
 
 
 def attach(cgroup: str, ids: IdRange, limits: Mapping[str, int]) -> None:
     """Count the files that users of a VPS open in vz/N from now on, and limit them.
 
     Raises OSError where the kernel has no such programs."""
-    kernel = places(os.path.dirname(cgroup))
+    kernel = countmap.places(cgroup)
     with bpf.Opened() as opened:
         where = opened(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         counters, limit = _MAPS.make(opened, limits)
@@ -70,18 +68,6 @@ def read(cgroup: str) -> dict[str, tuple[int, int, int]]:
     return _MAPS.read(cgroup, bpf.LSM_CGROUP, _ALLOC)
 
 
-def places(node_cgroup: str) -> dict[str, int]:
-    """What the programs have to know of this kernel. The cgroup of the node remembers it until the
-    next boot. Raises OSError."""
-    try:
-        rows = os.getxattr(node_cgroup, _KNOWN).decode().split("\n")
-        return {name: int(number) for name, number in (row.split(" ") for row in rows)}
-    except OSError:
-        found = btf.look(_HOOKS.values(), _MEMBERS)
-    os.setxattr(node_cgroup, _KNOWN, "\n".join(f"{k} {v}" for k, v in found.items()).encode())
-    return found
-
-
 def alloc_program(
     kernel: Mapping[str, int], ids: IdRange, counters: int, limits: int
 ) -> bytes:
@@ -94,7 +80,7 @@ def alloc_program(
     code.label("not ours")
     code.exit(1)
     code.label("refuse")
-    countmap.refuse(code, errno.ENFILE)
+    countmap.fail(code, errno.ENFILE)  # the kernel frees the file, which takes it off the count
     return code.assemble()
 
 

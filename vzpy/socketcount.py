@@ -5,7 +5,7 @@ above the limit socket(2) fails with ENOBUFS, as it did on OpenVZ. `vz_sock_rele
 is closed. It runs for accepted sockets too, whose creation no program sees; so those that
 were counted carry a mark, in storage that belongs to the socket.
 
-Sockets of other families (UNIX, netlink, packet) never get here."""
+Sockets of other families (UNIX, netlink, packet) never get here: see othersockets.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import os
 import resource
 import struct
 
-from vzpy import countmap
+from vzpy import countmap, othersockets
 from vzpy.countmap import LIMIT_ROW, ROW
 from vzpy.kernel import bpf, process
 from vzpy.kernel.bpf import R0, R1, R2, R3, R4, R6, R7, R9, Code
@@ -62,11 +62,27 @@ def change(cgroup: str, limits: Mapping[str, int], pids: Sequence[int] = ()) -> 
 
     pids  of its processes, whose sockets are then counted first. Raises OSError."""
     point = bpf.CGROUP_INET_SOCK_CREATE
-    if _MAPS.change(cgroup, point, _CREATE, limits) or not limits:
-        return
-    attach(cgroup, limits)
-    if pids:
-        _MAPS.change(cgroup, point, _CREATE, limits, _mark_what_is_there(cgroup, pids))
+    known = _MAPS.change(cgroup, point, _CREATE, limits)
+    if not known and limits:
+        attach(cgroup, limits)
+        if pids:
+            _MAPS.change(cgroup, point, _CREATE, limits, _mark_what_is_there(cgroup, pids))
+    if "NUMOTHERSOCK" in limits:
+        _count_other_families(cgroup)
+
+
+def _count_other_families(cgroup: str) -> None:
+    """As far as this kernel can."""
+    with bpf.Opened() as opened:
+        where = opened(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        try:
+            if (there := bpf.find(where, bpf.LSM_CGROUP, othersockets.CREATE)) >= 0:
+                opened(there)
+                return
+            prog = opened(bpf.find(where, bpf.CGROUP_INET_SOCK_CREATE, _CREATE))
+            othersockets.attach(where, countmap.places(cgroup), *_MAPS.of(opened, prog))
+        except OSError:
+            pass  # without BPF LSM
 
 
 def _mark_what_is_there(cgroup: str, pids: Iterable[int]) -> dict[str, int]:

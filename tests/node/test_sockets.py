@@ -208,6 +208,35 @@ def test_a_hostile_root_stays_counted(limited, escape):
     tools.wait_for(lambda: held(limited)[0] == 0)
 
 
+@needs("BPF LSM")
+@pytest.mark.parametrize(("family", "kind"), [
+    (socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_NETLINK, socket.SOCK_RAW),
+    (socket.AF_PACKET, socket.SOCK_RAW),
+])
+def test_other_families(limited, family, kind):
+    """They count with the datagram sockets; an accepted one does not, a pair is two."""
+    before = held(limited, "NUMOTHERSOCK")[0]
+    errors = within(limited, make(35, family, kind))
+    assert errors == [errno.ENOBUFS] * (5 + before)
+    assert held(limited, "NUMOTHERSOCK") == (before, 30, 5 + before)
+
+    def act() -> list[int]:
+        found = []
+        with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+            server.bind("\0x")
+            server.listen()
+            client.connect("\0x")
+            with server.accept()[0]:
+                found.append(held(limited, "NUMOTHERSOCK")[0])
+            KEPT.extend(socket.socketpair())
+            found.append(held(limited, "NUMOTHERSOCK")[0])
+        return [*found, held(limited, "NUMOTHERSOCK")[0]]
+
+    if family == socket.AF_UNIX:
+        assert within(limited, act) == [before + 2, before + 4, before + 2]
+        assert held(limited, "NUMOTHERSOCK")[0] == before
+
+
 def test_no_limit_no_program(vps):
     """A VPS without such limits has none."""
     from vzpy.kernel import bpf

@@ -32,14 +32,15 @@ ALLOW_MULTI = 2  # programs of cgroups below run as well, and others beside this
 REPLACE = 4
 
 # types of maps
-MAP_HASH, MAP_ARRAY, MAP_SK_STORAGE = 1, 2, 24
+MAP_HASH, MAP_ARRAY, MAP_SK_STORAGE, MAP_INODE_STORAGE = 1, 2, 24, 28
 MAP_NO_PREALLOC = 1
 NOEXIST = 1  # of an update: EEXIST when there is a value
 
 # helper functions (bpf-helpers(7))
 MAP_LOOKUP_ELEM, SKB_LOAD_BYTES = 1, 26
-SYSCTL_GET_NAME, SK_STORAGE_GET, SET_RETVAL = 101, 107, 187
-SK_STORAGE_CREATE = 1
+SYSCTL_GET_NAME, SK_STORAGE_GET, PROBE_READ_KERNEL = 101, 107, 113
+INODE_STORAGE_GET, SET_RETVAL = 145, 187
+SK_STORAGE_CREATE = INODE_STORAGE_CREATE = 1
 
 # registers: the result, arguments, what calls leave alone
 R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = range(11)
