@@ -32,10 +32,10 @@ _XFS_IMAX_PCT = 127  # where the superblock has it (xfs_dsb)
 _FITRIM = 0xC0185879  # linux/fs.h, _IOWR('X', 121, struct fstrim_range)
 _PATIENCE = 5.0  # seconds: the last mount of a VPS that has just ended goes a moment later
 
-# ext4: struct ext4_super_block at 1024, and where it has s_state, s_feature_ro_compat and
-# s_overhead_clusters, the file system's own blocks
+# ext4: struct ext4_super_block at 1024, and where it has s_log_block_size, s_state,
+# s_feature_ro_compat, and s_overhead_clusters, the file system's own blocks
 _EXT4_SUPER, _EXT4_MAGIC = 1024, 0xEF53
-_STATE, _RO_COMPAT, _OVERHEAD = 58, 100, 584
+_LOG_BLOCK, _STATE, _RO_COMPAT, _OVERHEAD = 24, 58, 100, 584
 _EXT2_ERROR_FS = 2
 _EXT4_RO_COMPAT_QUOTA = 0x0100
 _QUOTA_OPTIONS = {"ext4": "usrquota,grpquota", "xfs": "uquota,gquota"}
@@ -158,9 +158,9 @@ def usage(path: str, root: str) -> tuple[int, int]:
         raise OSError(EINVAL, "not known of one that is not mounted", path)
     with open(path, "rb", buffering=0) as file:
         head = file.read(_EXT4_SUPER + 1024)[_EXT4_SUPER:]
-    inodes, blocks, _, free_blocks, free_inodes = struct.unpack_from("<5I", head)
-    overhead = struct.unpack_from("<I", head, _OVERHEAD)[0]
-    return (blocks - overhead - free_blocks) * loop.BLOCK, inodes - free_inodes
+    inodes, blocks, _, free_blocks, free_inodes, _, log_block = struct.unpack_from("<7I", head)
+    used = blocks - struct.unpack_from("<I", head, _OVERHEAD)[0] - free_blocks
+    return used * (1024 << log_block), inodes - free_inodes
 
 
 def drop_quota(path: str) -> None:
@@ -284,7 +284,8 @@ def grow(path: str, root: str, size: int) -> None:
                 if fs == XFS:
                     fcntl.ioctl(top, _XFS_IOC_FSGROWFSDATA, _xfs_growth(path, size))
                 else:
-                    fcntl.ioctl(top, _EXT4_IOC_RESIZE_FS, struct.pack("=Q", size // loop.BLOCK))
+                    blocks = size // (1024 << _word(path, _LOG_BLOCK))
+                    fcntl.ioctl(top, _EXT4_IOC_RESIZE_FS, struct.pack("=Q", blocks))
             except OSError as err:
                 os.truncate(path, before.st_size)
                 loop.refresh_size(device)

@@ -50,7 +50,7 @@ def test_any_options(text):
 def test_what_lies_in_a_file(tmp_path):
     path = tmp_path / "root.img"
     super_block = bytearray(1024)
-    struct.pack_into("<5I", super_block, 0, 100, 1000, 0, 400, 70)
+    struct.pack_into("<7I", super_block, 0, 100, 1000, 0, 400, 70, 0, 2)
     struct.pack_into("<H", super_block, 56, 0xEF53)
     struct.pack_into("<H", super_block, 58, 1)
     struct.pack_into("<I", super_block, 584, 50)
