@@ -132,6 +132,7 @@ def test_a_limit_that_is_hit_on_and_on_is_told_ever_more_rarely():
     assert pauses == sorted(pauses) and pauses[-1] == 60 and len(told) < 15
     assert counter.news(9999, 3000) == 9999 - told[-1]
     assert counter.news(10000, 3001.1) == 1  # after a rest it is quick again
+    assert counter.news(10001, 3001.2) == 0 and counter.news(10001, 3001.2, True) == 1
 
 
 def test_what_was_told_last_counts():

@@ -36,6 +36,7 @@ _FIRST_GAP, _LAST_GAP = 1.0, 60.0  # seconds between two reports of a limit that
 _LOG_LAG = 0.2  # seconds that the kernel's log may be behind the counter
 _INSIDE_PAUSE = 0.1  # the same for what changes inside of all VPSs
 _CGROUPS_MAX = 128  # of one VPS that are watched inside
+_NAMED_MAX = 3  # kills of one report that are told one by one
 _KILLS_MAX = 64  # lines of the kernel's log that wait for their VPS
 
 
@@ -46,9 +47,9 @@ class Counter:
         self.told = told
         self.due, self.gap = 0.0, _FIRST_GAP
 
-    def news(self, total: int, now: float) -> int:
-        """How much is to be told of now; what is not yet due stays for later."""
-        if total <= self.told or now < self.due:
+    def news(self, total: int, now: float, at_once: bool = False) -> int:
+        """How much is to be told of now; what is not yet due stays for later, unless at_once."""
+        if total <= self.told or (now < self.due and not at_once):
             return 0
         is_going_on = now < self.due + self.gap
         self.gap = min(self.gap * 2, _LAST_GAP) if is_going_on else _FIRST_GAP
@@ -101,8 +102,9 @@ class Watch:
             self._timer.cancel()
         self._timer = self.loop.after(when - time.monotonic(), self.look)
 
-    def look(self, everything: bool = False) -> None:
-        """Compare the counters with what was told; everything: those that wake nobody too."""
+    def look(self, asked: bool = False) -> None:
+        """Compare the counters with what was told. Somebody who asks is told at once, and of those
+        that wake nobody too."""
         from vzpy.story.beancounters import Look, Shared
         from vzpy.ubc import ROWS
 
@@ -111,34 +113,36 @@ class Watch:
             self._timer.cancel()
             self._timer = None
         found = Look(self.facts, Shared())
-        names = [row.name for row in ROWS if row.failcnt] if everything else _WATCHED
+        names = [row.name for row in ROWS if row.failcnt] if asked else _WATCHED
         waiting = []
         for name in names:
             if name == "oomguarpages":  # its failures are the kills
                 continue
             total = found.count(name)[2] or 0
             counter = self.counters.setdefault(name, Counter(0))
-            if count := counter.news(total, now):
+            if count := counter.news(total, now, asked):
                 self.owner.tell(self._hit(name, count, total))
             elif total > counter.told:
                 waiting.append(counter.due)
+        waiting += self.look_for_kills(now, asked)
         if waiting:
             self._look_at(min(waiting))
-        self.look_for_kills()
 
-    def look_for_kills(self) -> None:
-        """Each is told by itself, once the kernel's log had time to say of whom."""
+    def look_for_kills(self, now: float, asked: bool) -> list[float]:
+        """The last few are told by name, once the kernel's log had time to say of whom.
+
+        Returns when to look again for those that are not due yet."""
         from vzpy.cgroupread import flat
 
         total = flat(self.facts.cgroup, "memory.events").get("oom_kill", 0)
         counter = self.counters.setdefault(OOM_KILL, Counter(0))
-        if total > counter.told:
-            count, counter.told = total - counter.told, total
+        if count := counter.news(total, now, asked):
             self.loop.after(_LOG_LAG, lambda: self.tell_kills(count, total))
+        return [counter.due] if total > counter.told else []
 
     def tell_kills(self, count: int, total: int) -> None:
         ids = range(self.facts.base, self.facts.base + self.facts.count)
-        kills = self.owner.kills_of(ids, count)
+        kills = self.owner.kills_of(ids, min(count, _NAMED_MAX))
         for kill in kills:
             self.owner.tell(self._hit(OOM_KILL, 1, total, kill))
         if count > len(kills):
@@ -196,8 +200,8 @@ class Inside:
                 self._files[file] = watch
                 with os.scandir(where) as entries:
                     waiting += [x.path for x in entries if x.is_dir(follow_symlinks=False)]
-            except (FileNotFoundError, NotADirectoryError):
-                pass  # removed meanwhile, or without the controller
+            except OSError:
+                pass  # removed meanwhile, without the controller, or no more watches to be had
 
     def _poll(self) -> None:
         self.owner.daemon.loop.watch(self._fd, select.EPOLLIN, self._ready)
@@ -245,7 +249,7 @@ class Limits:
         ctid = wire.number(message, "ctid")
         for number, watch in self.watches.items():
             if ctid in (0, number):
-                watch.look(everything=True)
+                watch.look(asked=True)
         return {}
 
     def follow(self, facts: Facts) -> None:
@@ -277,8 +281,10 @@ class Limits:
     def ended(self, ctid: int) -> None:
         watch = self.watches.pop(ctid, None)
         if watch:
-            if os.path.exists(watch.facts.cgroup):
-                watch.look()  # the last words: what killed its init, perhaps
+            try:
+                watch.look(asked=True)  # the last words: what killed its init, perhaps
+            except OSError:
+                pass  # its cgroup is gone already
             self.inside.forget(watch)
             watch.close()
 
