@@ -23,9 +23,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vzpy.kernel.bpf import Opened
+
 _SOCKFS_MAGIC = 0x534F434B
 _INET_FAMILIES = (2, 10)
-CREATE, _MARKS = "vz_sk_create", "vz_sk_marks"
+CREATE, _MARK, _MARKS = "vz_sk_create", "vz_sk_mark", "vz_sk_marks"
 
 
 def attach(cgroup: int, kernel: Mapping[str, int], counters: int, limits: int) -> None:
@@ -40,13 +42,23 @@ def attach(cgroup: int, kernel: Mapping[str, int], counters: int, limits: int) -
         programs = []
         for name, hook, code in (
             ("vz_sk_free", "inode_free_security", free_program(kernel, counters, marks)),
-            ("vz_sk_mark", "d_instantiate", mark_program(kernel, counters, marks)),
+            (_MARK, "d_instantiate", mark_program(kernel, counters, marks)),
             (CREATE, "socket_create", create_program(counters, limits)),
         ):
             number = kernel[f"bpf_lsm_{hook}"]
             programs.append(opened(bpf.prog_load(bpf.PROG_LSM, code, name, bpf.LSM_CGROUP, number)))
         for prog in programs:
             bpf.prog_attach(cgroup, prog, bpf.LSM_CGROUP, bpf.ALLOW_MULTI)
+
+
+def marks(opened: Opened, cgroup: int) -> int:
+    """The map of the marks, whose keys are descriptors of sockets; -1 where nobody counts."""
+    try:
+        if (prog := bpf.find(cgroup, bpf.LSM_CGROUP, _MARK)) >= 0:
+            return opened(bpf.map_of(opened(prog), _MARKS))
+    except OSError:
+        pass  # a kernel without programs of that kind
+    return -1
 
 
 def create_program(counters: int, limits: int) -> bytes:

@@ -19,6 +19,7 @@ from vzpy import countmap, othersockets
 from vzpy.countmap import LIMIT_ROW, ROW
 from vzpy.kernel import bpf, process
 from vzpy.kernel.bpf import R0, R1, R2, R3, R4, R6, R7, R9, Code
+from vzpy.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ def change(cgroup: str, limits: Mapping[str, int], pids: Sequence[int] = ()) -> 
     known = _MAPS.change(cgroup, point, _CREATE, limits)
     if not known and limits:
         attach(cgroup, limits)
-        if pids:
-            _MAPS.change(cgroup, point, _CREATE, limits, _mark_what_is_there(cgroup, pids))
     if "NUMOTHERSOCK" in limits:
         _count_other_families(cgroup)
+    if not known and limits and pids:
+        _MAPS.change(cgroup, point, _CREATE, limits, _mark_what_is_there(cgroup, pids))
 
 
 def _count_other_families(cgroup: str) -> None:
@@ -114,17 +115,18 @@ def _marked(cgroup: str, pids: Iterable[int]) -> list[int]:
     with bpf.Opened() as opened:
         where = opened(os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         prog = opened(bpf.find(where, bpf.CGROUP_INET_SOCK_CREATE, _CREATE))
-        marks = opened(bpf.map_of(prog, _MARKS))
-        found = [x for fd in _sockets_of(pids) if (x := _looked_at(fd))]
-        listening = {port for _, is_tcp, listens, port in found if is_tcp and listens}
+        marks = {True: opened(bpf.map_of(prog, _MARKS)), False: othersockets.marks(opened, where)}
+        found = [_looked_at(fd) for fd in _sockets_of(pids)]
+        listening = {one.name for one in found if one.listens}
         there = [0, 0]
-        for fd, is_tcp, listens, port in found:
-            if is_tcp and not listens and port in listening:
+        for one in found:
+            is_accepted = not one.listens and one.name in listening
+            if is_accepted or marks[one.is_inet] < 0:
                 continue
             try:
-                mark = struct.pack("=I", _TCP if is_tcp else _OTHER)
-                bpf.map_update(marks, mark, fd, bpf.NOEXIST)
-                there[not is_tcp] += 1
+                mark = struct.pack("=I", _TCP if one.is_tcp else _OTHER)
+                bpf.map_update(marks[one.is_inet], mark, one.fd, bpf.NOEXIST)
+                there[not one.is_tcp] += 1
             except FileExistsError:
                 pass  # made since then, and counted
     return there
@@ -149,15 +151,30 @@ def _sockets_of(pids: Iterable[int]) -> Iterator[int]:
                 pass  # closed meanwhile
 
 
-def _looked_at(fd: int) -> tuple[int, bool, bool, int] | None:
-    """The descriptor, whether it is TCP, whether it listens, its port; None for other families."""
+@record
+class _Looked:
+    """A socket; its name is what a listening one and those that it accepts have in common."""
+
+    fd: int
+    is_inet: bool
+    is_tcp: bool
+    listens: bool
+    name: object
+
+
+def _looked_at(fd: int) -> _Looked:
     one = _socket.socket(fileno=fd)
     try:
-        if one.family not in (_socket.AF_INET, _socket.AF_INET6):
-            return None
-        is_tcp = one.type == _SOCK_STREAM and one.proto in _TCP_PROTOCOLS
-        listens = is_tcp and one.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
-        return fd, is_tcp, bool(listens), int(one.getsockname()[1]) if is_tcp else 0
+        is_inet = one.family in (_socket.AF_INET, _socket.AF_INET6)
+        is_tcp = is_inet and one.type == _SOCK_STREAM and one.proto in _TCP_PROTOCOLS
+        is_unix = one.family == _socket.AF_UNIX and one.type != _socket.SOCK_DGRAM
+        listens = one.getsockopt(_socket.SOL_SOCKET, _socket.SO_ACCEPTCONN)
+        name: object = fd  # like no other
+        if is_tcp:
+            name = "tcp", one.getsockname()[1]
+        elif is_unix and (path := one.getsockname()):
+            name = "unix", path
+        return _Looked(fd, is_inet, is_tcp, bool(listens), name)
     finally:
         one.detach()  # not closed
 

@@ -130,15 +130,17 @@ ROWS: tuple[Row, ...] = (
         "what a program may ask for is clamped socket by socket.",
         "BPF program on setsockopt(2)", _QUEUES),
     Row("numothersock", _PRIMARY, _ITEMS, "sockets other than TCP", P,
-        "UDP and raw sockets beyond it fail with ENOBUFS. UNIX, netlink and packet sockets are not"
-        " counted with a limit: the kernel has no hook where they are closed.",
+        "UDP and raw sockets beyond it fail with ENOBUFS; UNIX, netlink and packet sockets count"
+        " with them where the kernel has BPF LSM switched on.",
         "BPF program on socket creation", "BPF map, else /proc/PID/net/sockstat", "BPF map"),
     Row("dcachesize", _AUXILIARY, _BYTES, "dentry and inode cache", A,
         "the kernel has no such limit; the cache counts toward physpages and is reclaimed with"
         " it.",
         held="memory.stat slab_reclaimable"),
     Row("numfile", _AUXILIARY, _ITEMS, "open files", P,
-        "refused with ENFILE where the kernel has BPF LSM switched on, else only accounted.",
+        "refused with ENFILE where the kernel has BPF LSM switched on, else only accounted. A file"
+        " whose last user is none of the VPS (descriptors in a message that the kernel throws away)"
+        " stays counted.",
         "BPF LSM program", "BPF map, else descriptors of all processes", "BPF map"),
     Row("numiptent", _AUXILIARY, _ITEMS, "netfilter rules", N,
         "nftables has no hook that could count or refuse; the rules' memory counts toward"

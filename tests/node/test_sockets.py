@@ -237,6 +237,24 @@ def test_other_families(limited, family, kind):
         assert held(limited, "NUMOTHERSOCK")[0] == before
 
 
+@needs("BPF LSM")
+def test_other_families_first_limited_while_it_runs(vps, vzctl):
+    vps.start()
+
+    def act() -> tuple[int, int]:
+        with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+            server.bind("\0x")
+            server.listen()
+            client.connect("\0x")
+            with server.accept()[0], socket.socket(socket.AF_NETLINK, socket.SOCK_RAW):
+                vzctl("set", 101, "--numothersock", "100")
+                found = held(vps, "NUMOTHERSOCK")[0]
+        return found, held(vps, "NUMOTHERSOCK")[0]
+
+    most, least = within(vps, act)
+    assert most == least + 3
+
+
 def test_no_limit_no_program(vps):
     """A VPS without such limits has none."""
     from vzpy.kernel import bpf
