@@ -19,6 +19,7 @@ from vzpy.story import (
     destroy,
     dump,
     enter,
+    imageroot,
     imagesize,
     mount,
     snapshot,
@@ -58,7 +59,7 @@ def test_no_list_of_steps_is_forgotten():
     listed = {step for _, _, _, steps in ACTIONS.values() for step in steps}
     # cut in the tests of those layouts and stories
     listed |= {*snapshot.STEPS, *dump.STEPS}
-    listed |= {*convert.STEPS, *imagesize.STEPS, mount.IMAGE}
+    listed |= {*convert.STEPS, *imagesize.STEPS, imageroot.STEP}
     for path in (tools.ROOT / "vzpy").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "fault":

@@ -6,9 +6,8 @@ import os
 
 from vzpy import rootfs, scripts
 from vzpy.errors import AlreadyRunning, Exit, VzError
-from vzpy.events import AlreadyMounted, CheckingImage, Mounted, NotApplied, Unmounted
+from vzpy.events import AlreadyMounted, Mounted, NotApplied, Unmounted
 from vzpy.fault import fault
-from vzpy.model import IdRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from vzpy.vps import VPS
 
 STEPS = ("premount-script", "mount-root", rootfs.LOWER, "mount-script")
-IMAGE = "mount-image"
 UMOUNT_STEPS = ("umount-script", "umount-root", "postumount-script")
 
 
@@ -90,7 +88,9 @@ def by_layout(vps: VPS, report: Report, fsck: bool) -> list[str]:
     Raises OSError; VzError 47 when the template tree is gone, 150 when the image is, 152."""
     layout, private, root = vps.layout, vps.private, vps.root
     if layout == "image":
-        return mount_image(vps, report, fsck)
+        from vzpy.story import imageroot
+
+        return imageroot.mount(vps, report, fsck)
     from vzpy import ns, template  # who only unmounts does not pay for them
 
     if layout == "overlay":
@@ -107,50 +107,6 @@ def by_layout(vps: VPS, report: Report, fsck: bool) -> list[str]:
         finally:
             os.close(view)
     return []
-
-
-def mount_image(vps: VPS, report: Report, fsck: bool) -> list[str]:
-    """VE_ROOT = the file system in VE_PRIVATE's image; see by_layout()."""
-    from vzpy import image
-    from vzpy.kernel.mount import move_mount
-
-    path = image.path_of(vps.private)
-    options = vps.config.value("MOUNT_OPTS") or ""
-    quota, not_applied = bool(vps.config.value("QUOTAUGIDLIMIT")), []
-    try:
-        if fsck and image.has_errors(path):
-            report(CheckingImage(path=path))
-            image.check(path)
-        try:
-            fd = image.mount(path, options, quota=quota)
-        except OSError as err:
-            if not quota or isinstance(err, FileNotFoundError):
-                raise
-            image.drop_quota(path)  # a kernel without it refuses the whole image
-            not_applied.append("quotaugidlimit")
-            fd = image.mount(path, options)
-    except FileNotFoundError as err:
-        raise VzError.of("Cannot mount the image", err, Exit.IMAGE_NOT_FOUND) from err
-    except OSError as err:
-        raise VzError.of(f"Cannot mount the image {path}", err, Exit.IMAGE_MOUNT) from err
-    try:
-        fault(IMAGE)
-        move_mount(fd, vps.root)
-    finally:
-        os.close(fd)
-    return not_applied
-
-
-def show_as(tree: int, holder: IdRange) -> None:
-    """Give the files of an image, a detached mount, to the ids of the VPS."""
-    from vzpy import ns
-    from vzpy.kernel.mount import MOUNT_ATTR_IDMAP, mount_setattr
-
-    view = ns.idmap_userns(holder.map_text())
-    try:
-        mount_setattr(tree, MOUNT_ATTR_IDMAP, userns=view)
-    finally:
-        os.close(view)
 
 
 def umount(vps: VPS, report: Report) -> None:

@@ -35,7 +35,7 @@ from vzpy.model import Facts
 from vzpy.record import record
 from vzpy.story import ctscript, devices, enter, limits, owner, parent
 from vzpy.story.conversation import Conversation
-from vzpy.story.mount import mount_root, quota_on, show_as, umount_root
+from vzpy.story.mount import mount_root, quota_on, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
 from vzpy.sync import MAPPED, PID
@@ -257,7 +257,9 @@ def prepare(
             nodes = (*nodes, quota_device)
     rlimits, seen = limits.born_with(vps, talk.hand_over, below)
     if vps.layout == "image":
-        show_as(tree, vps.ids)
+        from vzpy.story import imageroot
+
+        imageroot.show_as(tree, vps.ids)
     kind = inits.kind_in_tree(tree)
     if setup and any(vps.config.value(key) for key in ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN")):
         from vzpy.story import guest
