@@ -155,6 +155,10 @@ def test_one_that_is_well_is_left_alone(vps, node, cli, monkeypatch):
         vps.rescue()
     monkeypatch.delenv("VZ_TEST_FAIL_AT")
     assert sh(vps, "echo goes on") == "goes on\n"
+    assert cli("vz", "rescue", 101, env={"VZ_TEST_STOP_AT": "rescue-frozen"}).code == -9
+    assert "frozen 1" in open(f"{vps.running().cgroup}/cgroup.events").read()
+    assert cli("vz", "rescue", 101).code == 0
+    assert sh(vps, "echo so it does") == "so it does\n"
 
 
 def test_the_log_is_where_the_node_keeps_what_lasts(node):
