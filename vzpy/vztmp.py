@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PREFIX = "vzctl-rm-me."
 LOCK = "rm.lck"
 _TRIES = 5
+# linux/fs.h: struct fsxattr, whose first word is its flags
+_FS_IOC_FSGETXATTR, _FS_IOC_FSSETXATTR = 0x801C581F, 0x401C5820
+_FSXATTR_SIZE, _FS_XFLAG_PROJINHERIT = 28, 0x200
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -113,6 +116,7 @@ def remove(path: str) -> None:
     failures = []
     try:
         _make(aside, top)
+        _take_all(f"{path}/{aside}")
         for number, name in enumerate(set(os.listdir(top)) - {aside}):
             try:
                 os.rename(name, f"{aside}/{number}", src_dir_fd=top, dst_dir_fd=top)
@@ -125,6 +129,23 @@ def remove(path: str) -> None:
     finally:
         os.close(top)
     os.rmdir(path)
+
+
+def _take_all(folder: str) -> None:
+    """Let it take what is under another disk quota, or it would be refused (EXDEV): in a private
+    area folders inherit the project of the VPS, and some have had that taken away."""
+    fd = os.open(folder, _DIRECTORY)
+    try:
+        about = bytearray(_FSXATTR_SIZE)
+        fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, about)
+        flags = int.from_bytes(about[:4], sys.byteorder)
+        if flags & _FS_XFLAG_PROJINHERIT:
+            about[:4] = (flags & ~_FS_XFLAG_PROJINHERIT).to_bytes(4, sys.byteorder)
+            fcntl.ioctl(fd, _FS_IOC_FSSETXATTR, bytes(about))
+    except OSError:
+        pass  # a file system without projects
+    finally:
+        os.close(fd)
 
 
 def _make(name: str, top: int) -> None:
