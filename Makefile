@@ -57,7 +57,7 @@ test-vm: $(READY)
 
 bench: $(READY)
 	tools/need.sh bench
-	@for bench in tests/bench/lifecycle.py tests/bench/density.py; do \
+	@for bench in tests/bench/lifecycle.py tests/bench/density.py tests/bench/disk.py; do \
 		echo "== $$bench"; PYTHONPATH=. $(VENV)/bin/python $$bench || exit; \
 	done
 

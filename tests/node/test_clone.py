@@ -92,6 +92,7 @@ def test_refusals(cli, node, source):
         node.clone(777, 102)
 
 
+@tools.slow
 @pytest.mark.parametrize("step", ["build", "private", "tree", "config"])
 def test_killed(cli, node, source, step):
     before = picture(source)

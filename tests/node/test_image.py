@@ -188,6 +188,7 @@ def test_a_mount_that_lives_on_elsewhere(vps):
     assert picture(vps)["./new"]
 
 
+@tools.slow
 @pytest.mark.parametrize("step", ["mount-root", "mount-image", "mount-script"])
 def test_mount_that_is_killed(vzctl, vps, step):
     Path(vps.node.paths.conf, "101.mount").write_text("#!/bin/sh\n")
@@ -257,6 +258,7 @@ def test_size_of_a_running_one(vzctl, node, fs):
     assert done.code == 21
 
 
+@tools.slow
 @pytest.mark.parametrize("step", imagesize.STEPS)
 def test_shrinking_that_is_killed(vzctl, vps, step):
     before = picture(vps)
