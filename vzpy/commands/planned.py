@@ -55,8 +55,9 @@ def tell_usage(usage: str, why: Usage) -> int:
 
 
 def complain(err: VzError) -> int:
+    """Tell what is wrong; the exit code. Without a vz.conf it is everybody's."""
     print(err, file=sys.stderr)
-    return FAILED
+    return err.code if isinstance(err, ConfigError) else FAILED
 
 
 def yesno(flag: str, text: str) -> bool:
