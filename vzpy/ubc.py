@@ -95,8 +95,8 @@ ROWS: tuple[Row, ...] = (
         "memory.max, memory.high", "memory.current, memory.peak",
         "memory.events.local max and high"),
     Row("vmguarpages", _PRIMARY, _PAGES, "memory whose allocation is guaranteed", P,
-        "a start is refused when the guarantees do not fit into RAM and swap, and the kernel"
-        " reclaims from the VPS last; nothing is reserved.",
+        "a start, or a set, is refused when the guarantees do not fit into RAM and swap, and the"
+        " kernel reclaims from the VPS last; nothing is reserved.",
         "memory.low, admission at start"),
     Row("oomguarpages", _SECONDARY, _PAGES, "memory and swap safe from the OOM killer", P,
         "so many pages are never reclaimed for others, so that others are short of memory first;"

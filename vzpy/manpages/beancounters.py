@@ -16,11 +16,11 @@ Every parameter is accepted, saved and shown. What a limit does depends on the k
 |---|---|
 {verdicts}
 
-A start or a `vzctl set` names, in one line, the limits that it does not enforce. `held` of
-something that this node does not count is 0 in texts and null in JSON; so is `failcnt` where the
-kernel does not count refusals. `failcnt` does not go back while a VPS runs. `maxheld` comes from
-the kernel where it keeps a peak; else it is the greatest use that was seen by a look, of which
-`vzeventd` takes one every {seconds} seconds.
+A start or a `vzctl set` names, in one line, the limits that it does not enforce. What this node
+does not count at all is 0 in texts and null in JSON; `failcnt` is 0 where the kernel does not
+count refusals. It does not go back while a VPS runs. `maxheld` comes from the kernel where it keeps
+a peak; else it is the greatest use that was seen by a look, of which `vzeventd` takes one every
+{seconds} seconds.
 
 | beancounter | counts | unit | verdict | the limit is kept by | what that means |
 |---|---|---|---|---|---|
