@@ -405,6 +405,21 @@ def test_disks_under_a_partition_dm_md_and_loop(tmp_path, monkeypatch):
     assert disks.under("/nowhere", str(sys)) == []
 
 
+def test_weights_have_an_effect_where_somebody_looks_at_them(tmp_path):
+    queue = tmp_path / "dev/block/8:0/queue"
+    queue.mkdir(parents=True)
+    (queue / "scheduler").write_text("[none] mq-deadline bfq\n")
+    assert not disks.weighs("8:0", str(tmp_path), str(tmp_path))
+    qos = tmp_path / "io.cost.qos"
+    qos.write_text("8:16 enable=1 ctrl=auto\n8:0 enable=0 ctrl=auto\n")
+    assert not disks.weighs("8:0", str(tmp_path), str(tmp_path))
+    qos.write_text("8:0 enable=1 ctrl=auto\n")
+    assert disks.weighs("8:0", str(tmp_path), str(tmp_path))
+    qos.unlink()
+    (queue / "scheduler").write_text("none mq-deadline [bfq]\n")
+    assert disks.weighs("8:0", str(tmp_path), str(tmp_path))
+
+
 def test_no_disk_under_proc():
     assert disks.under("/proc") == []
 
