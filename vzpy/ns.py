@@ -79,13 +79,15 @@ def _launch(
     """Undisturbed by signals, since we are half somewhere else meanwhile."""
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
-        new = _own(entry, entry.owner, flags) if entry.owner else _enter(entry, flags)
-    except OSError as err:
-        new = -(err.errno or 1)
-    if not new:
-        _begin(entry, tell, task)
-    tell(new)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        try:
+            new = _own(entry, entry.owner, flags) if entry.owner else _enter(entry, flags)
+        except OSError as err:
+            new = -(err.errno or 1)
+        if not new:
+            _begin(entry, tell, task)
+        tell(new)
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
 def _begin(entry: Entry, tell: Callable[[int], None], task: Callable[[], None]) -> None:

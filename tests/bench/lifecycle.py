@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import peers
 from bed import Bed, Failed, Sample, call, median, say
 
+from vzpy.eventd.client import Daemon
 from vzpy.vps import VPS
 
 IDLES = (0.0, 0.3)
@@ -209,9 +210,11 @@ class _no_daemon:
     """vzeventd cannot be reached: its socket has another name for a moment."""
 
     def __init__(self, vps: VPS) -> None:
-        self.socket = vps.node.paths.socket
+        self.paths = vps.node.paths
+        self.socket = self.paths.socket
 
     def __enter__(self) -> None:
+        Daemon.open(self.paths).close()  # it may have ended for idleness
         os.rename(self.socket, f"{self.socket}.away")
         os.makedirs(f"{self.socket}/x")
 
