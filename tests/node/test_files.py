@@ -32,8 +32,10 @@ def limited(vps, vzctl):
 
 def steady(vps) -> int:
     """What is held when nothing comes and goes."""
-    while (now := row(vps)[0]) != (time.sleep(0.3), row(vps)[0])[1]:
-        pass
+    before, now = -1, row(vps)[0]
+    while before != now:
+        time.sleep(0.3)
+        before, now = now, row(vps)[0]
     return now
 
 
