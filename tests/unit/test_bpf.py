@@ -7,8 +7,10 @@ import struct
 
 import pytest
 
-from vzpy import countmap, socketcount
+from vzpy import countmap, devices, filecount, knobs, othersockets, socketcount
+from vzpy.kernel import btf
 from vzpy.kernel.bpf import R0, R1, R2, R3, R6, R10, Code
+from vzpy.model import IdRange
 
 INSTRUCTION = struct.Struct("=BBhi")
 
@@ -58,8 +60,17 @@ def test_a_label_that_is_nowhere():
         code.assemble()
 
 
+KERNEL = dict.fromkeys(countmap._MEMBERS, 8)
+
+
 @pytest.mark.parametrize("program", [
     socketcount.create_program(3, 4, 5), socketcount.release_program(3, 5),
+    othersockets.create_program(3, 4), othersockets.mark_program(KERNEL, 3, 5),
+    othersockets.free_program(KERNEL, 3, 5),
+    filecount.alloc_program(KERNEL, IdRange(1 << 30), 3, 4),
+    filecount.free_program(KERNEL, IdRange(1 << 30), 3),
+    knobs.sysctl_program(("kernel/shmall", "net/ipv4/tcp_wmem")), knobs.sysctl_program(()),
+    knobs.sockopt_program((1, 2), (3, 4)), devices.fence_program(devices.DEFAULT),
 ])
 def test_programs_end_and_stay_within(program):
     """Every jump leads to an instruction, none into the middle of a wide one; the last is exit."""
@@ -75,3 +86,34 @@ def test_limits_are_written_in_the_order_of_the_kinds():
     """Less what was there before."""
     packed = socketcount._MAPS._packed({"NUMOTHERSOCK": 9}, {"NUMOTHERSOCK": 4})
     assert struct.unpack("=4q", packed) == (countmap.NO_LIMIT, 0, 5, 4)
+
+
+def described(tmp_path, *types: tuple[int, ...]) -> str:
+    """A description of types, each given by its words; names are their places in NAMES."""
+    body = b"".join(struct.pack(f"={len(words)}I", *words) for words in types)
+    head = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(body), len(body), len(NAMES))
+    path = tmp_path / "vmlinux"
+    path.write_bytes(head + body + NAMES)
+    return str(path)
+
+
+NAMES = b"\0int\0cred\0usage\0uid\0hook\0"
+INT, CRED, USAGE, UID, HOOK = (NAMES.index(x) for x in (b"int", b"cred", b"usage", b"uid", b"hook"))
+TYPES = (
+    (INT, 1 << 24, 4, 32),
+    (0, 13 << 24 | 1, 1, 0, 1),  # int (int)
+    (CRED, 4 << 24 | 2, 8, USAGE, 1, 0, UID, 1, 32),
+    (0, 2 << 24, 3),  # a pointer
+    (HOOK, 12 << 24, 2),
+)
+
+
+def test_what_the_kernel_says_of_itself(tmp_path):
+    path = described(tmp_path, *TYPES)
+    assert btf.look(["hook"], ["cred.uid", "cred.usage"], path) == {
+        "hook": 5, "cred.uid": 4, "cred.usage": 0
+    }
+    with pytest.raises(OSError, match=r"The kernel has no cred.nosuch, other"):
+        btf.look(["other"], ["cred.uid", "cred.nosuch"], path)
+    with pytest.raises(OSError, match="No such file"):
+        btf.look([], [], str(tmp_path / "none"))
