@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -375,3 +376,39 @@ def test_restore_is_cut(node, tmp_path, how):
     new = node.restore(path, 202)
     new.start()
     assert sh(new, "echo on") == "on\n"
+
+
+@tools.slow
+@tools.needs("debian template")
+@pytest.mark.parametrize("layout", ["overlay", "simfs"])
+def test_debian(make_node, tmp_path, layout):
+    """A whole distribution: dumped while it runs, restored under other ids, booted; and a snapshot
+    of it. The times are printed."""
+    node = make_node(tools.debian_store())
+    one = node.create(101, ostemplate=tools.DEBIAN, layout=layout)
+    one.start(wait=True)
+    sh(one, "echo one > /data")
+    began = time.monotonic()
+
+    def lap(what: str) -> None:
+        nonlocal began
+        print(f"\n{layout}: {what} {time.monotonic() - began:.2f} s")
+        began = time.monotonic()
+
+    guid = one.snapshot(skip_suspend=True)
+    lap("snapshot, running")
+    events: list[object] = []
+    path = one.dump(Job(mode="suspend", dumpdir=str(tmp_path), suffix=".tar.zst"),
+                    report=events.append)  # fmt: skip
+    lap(f"dump, {os.stat(path).st_size >> 20} MiB")
+    assert not warnings(events)
+    print(*(str(e) for e in events if "suspended for" in str(e)))
+    one.stop(fast=True)
+    one.snapshot_switch(guid)
+    one.destroy()
+    began = time.monotonic()
+    new = node.restore(path, 202)
+    lap("restore")
+    new.start(wait=True)
+    assert sh(new, "cat /data; systemctl is-system-running || true") == "one\nrunning\n"
+    assert new.layout == layout

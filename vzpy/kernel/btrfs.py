@@ -28,7 +28,8 @@ def subvolume(fd: int) -> int:
 
 
 def create_subvolume(folder: int, name: str) -> None:
-    fcntl.ioctl(folder, _SUBVOL_CREATE, struct.pack("=q4088s", 0, os.fsencode(name)))
+    # a bytearray: ioctl copies what cannot change, and no more than 1024 bytes of it
+    fcntl.ioctl(folder, _SUBVOL_CREATE, bytearray(struct.pack("=q4088s", 0, os.fsencode(name))))
 
 
 def _find(fd: int, kind: int, first: int, last: int) -> bytes | None:

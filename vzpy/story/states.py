@@ -18,9 +18,9 @@ import os
 from vzpy import layers, ns, rootfs, statecopy, template, vztmp
 from vzpy.fault import fault
 from vzpy.kernel import mount as m
-from vzpy.kernel import quotactl
 from vzpy.model import IdRange
 from vzpy.record import record
+from vzpy.story import counting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,13 +80,7 @@ class States:
             os.mkdir(self.folder, 0o700)
             base = self.vps.ids.base
             os.chown(self.folder, base, base)
-            _set_project(self.folder, 0)
-
-    def _counted(self, path: str) -> str:
-        """A new directory, which will be the VPS's: its quota counts what is put there."""
-        os.mkdir(path, 0o700)
-        _set_project(path, _project_of(self.private))
-        return path
+            counting.put(self.folder, 0)
 
     def stack(self) -> tuple[str, ...]:
         """The layers that the present state stands on."""
@@ -157,7 +151,7 @@ class States:
         """A tree as `layers/NAME`."""
         path = f"{self.folder}/{name}"
         if name.endswith(NEW):
-            self._counted(path)
+            counting.mkdir_in_place_of(self.private, path)
         else:
             os.mkdir(path, 0o700)
         total = statecopy.measure(source) if progress else 0
@@ -225,7 +219,10 @@ class Overlay(States):
     def _merge(self, names: tuple[str, ...], ident: str = "") -> str:
         fault("merge")
         ident = ident or new_id()
-        self._counted(f"{self.folder}/{ident}")
+        if {"upper", *self.stack()} & set(names):
+            counting.mkdir_in(self.private, f"{self.folder}/{ident}")
+        else:
+            os.mkdir(f"{self.folder}/{ident}", 0o700)
         layers.merge([self._path(name) for name in names], f"{self.folder}/{ident}")
         return ident
 
@@ -234,7 +231,8 @@ class Overlay(States):
 
     def _empty_upper(self, ident: str, like: str) -> str:
         """An upper layer with nothing in it but what "/" itself looks like."""
-        path = self._counted(f"{self.folder}/{ident}{NEW}")
+        path = f"{self.folder}/{ident}{NEW}"
+        counting.mkdir_in(self.private, path)
         statecopy.copy_attributes(like, path, os.stat(like), follow=True)
         for name in os.listxattr(path):
             if name.startswith("trusted.overlay."):
@@ -244,7 +242,14 @@ class Overlay(States):
     def back(self, snapshot: Snapshot, ident: str, progress: Progress | None) -> Change:
         new = self._empty_upper(ident, f"{self.folder}/{snapshot.layers[0]}")
         gone = f"{self.folder}/{ident}{GONE}"
+        self._recount(self.stack(), snapshot.layers)
         return Change(((self.upper, gone), (new, self.upper)), snapshot.layers)
+
+    def _recount(self, before: tuple[str, ...], after: tuple[str, ...]) -> None:
+        """The quota of the VPS counts the layers that it sees, and no others."""
+        if project := counting.project_of(self.private):
+            for name in set(before) ^ set(after):
+                counting.put_tree(f"{self.folder}/{name}", project if name in after else 0)
 
     def view(self, names: tuple[str, ...], mark: str) -> int:
         holder = ns.idmap_userns(self.vps.ids.map_text())
@@ -285,31 +290,6 @@ class Overlay(States):
         self._merge(names, ident)
         instead = {**dict.fromkeys(names, ""), names[0]: ident}
         return instead, Change(stack=replaced(present, instead))
-
-
-def _project_of(path: str) -> int:
-    """The disk quota that counts a directory, 0 for none."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return quotactl.fsgetxattr(fd)[1]
-    except OSError:
-        return 0  # not on this file system
-    finally:
-        os.close(fd)
-
-
-def _set_project(path: str, project: int) -> None:
-    """What is made in a directory from now on counts there. A copy that only the host can see does
-    not: the VPS could not give that room back."""
-    if _project_of(path) == project:
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        xflags = quotactl.fsgetxattr(fd)[0] & ~quotactl.FS_XFLAG_PROJINHERIT
-        inherit = quotactl.FS_XFLAG_PROJINHERIT if project else 0
-        quotactl.fssetxattr(fd, xflags | inherit, project)
-    finally:
-        os.close(fd)
 
 
 def _together(stack: tuple[str, ...], above: str, below: str) -> bool:
@@ -357,7 +337,7 @@ class Simfs(States):
         return Change(layers=(ident,))
 
     def back(self, snapshot: Snapshot, ident: str, progress: Progress | None) -> Change:
-        if os.path.ismount(self.private):
+        if self.private in rootfs.mounts_below(self.private):
             raise OSError(errno.EBUSY, "is a mount point: nothing can take its place", self.private)
         fault("copy")
         self._copy(f"{self.folder}/{snapshot.layers[0]}", f"{ident}{NEW}", progress)
