@@ -6,6 +6,7 @@ meant by index, or by name where the kernel lets them."""
 from __future__ import annotations
 
 import _socket
+import os
 import struct
 
 from vzpy.kernel.netlink import (
@@ -88,8 +89,8 @@ class Link:
             return int.from_bytes(found.get(name, b"\0"), "little")
 
         return cls(
-            index, found[_IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape"), kind,
-            flags, found.get(_IFLA_ADDRESS, b""), number(_IFLA_MASTER), number(_IFLA_LINK),
+            index, os.fsdecode(found.get(_IFLA_IFNAME, b"").rstrip(b"\0")), kind, flags,
+            found.get(_IFLA_ADDRESS, b""), number(_IFLA_MASTER), number(_IFLA_LINK),
         )
 
 
