@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from vzpy.model import Facts
 
 _FILES = ("memory.events", "memory.swap.events", "pids.events")
-# What those files count; everything else is asked for.
-_WATCHED = ("numproc", "physpages", "swappages")
+_AT_ONCE = ("physpages", "swappages")  # what those files count, besides numproc and OOM kills
+_WALK_MAX = 1000  # cgroups of one VPS that are walked through for refused forks
 _PAUSE = 1.0  # seconds until a file that changed is polled again
 _FIRST_GAP, _LAST_GAP = 1.0, 60.0  # seconds between two reports of a limit that is hit on and on
 _LOG_LAG = 0.2  # seconds that the kernel's log may be behind the counter
@@ -105,20 +105,12 @@ class Watch:
     def look(self, asked: bool = False) -> None:
         """Compare the counters with what was told. Somebody who asks is told at once, and of those
         that wake nobody too."""
-        from vzpy.story.beancounters import Look, Shared
-        from vzpy.ubc import ROWS
-
         now = self._looked = time.monotonic()
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        found = Look(self.facts, Shared())
-        names = [row.name for row in ROWS if row.failcnt] if asked else _WATCHED
         waiting = []
-        for name in names:
-            if name == "oomguarpages":  # its failures are the kills
-                continue
-            total = found.count(name)[2] or 0
+        for name, total in self._totals(asked).items():
             counter = self.counters.setdefault(name, Counter(0))
             if count := counter.news(total, now, asked):
                 self.owner.tell(self._hit(name, count, total))
@@ -127,6 +119,25 @@ class Watch:
         waiting += self.look_for_kills(now, asked)
         if waiting:
             self._look_at(min(waiting))
+
+    def _totals(self, asked: bool) -> dict[str, int]:
+        """Failures of each beancounter since the start, read in a time that no guest makes long."""
+        from vzpy import cgroupread
+        from vzpy.story import counted
+        from vzpy.story.beancounters import Look, Shared
+
+        cgroup = self.facts.cgroup
+        found = Look(self.facts, Shared())
+        totals = {name: found.count(name)[2] or 0 for name in _AT_ONCE}
+        if cgroupread.flat(cgroup, "cgroup.stat").get("nr_descendants", 0) <= _WALK_MAX:
+            totals["numproc"] = found.count("numproc")[2] or 0
+        else:  # what the regular look saw last (counters.py)
+            kept = cgroupread.kept(cgroup)
+            totals["numproc"] = kept.lost + sum(kept.seen.values())
+        if asked:
+            counts = counted.read(self.facts)
+            totals |= {key.lower(): failcnt for key, (_, _, failcnt) in counts.items()}
+        return totals
 
     def look_for_kills(self, now: float, asked: bool) -> list[float]:
         """The last few are told by name, once the kernel's log had time to say of whom.
