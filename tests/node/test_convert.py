@@ -110,6 +110,18 @@ def test_a_tree_that_is_no_longer_needed(full):
     assert os.path.lexists(mine[0])
 
 
+def test_something_in_the_way(vzctl, full):
+    """Of an unfinished conversion it is thrown away; what is not ours stays."""
+    whole = neighbours(full)
+    os.mkdir(f"{full.private}.tmp")
+    os.mkdir(f"{full.private}.old")
+    done = vzctl("convert", 101)
+    assert (done.code, ".old is in the way" in done.stderr) == (155, True)
+    os.rmdir(f"{full.private}.old")
+    assert vzctl("convert", 101).code == 0
+    assert neighbours(full) == whole
+
+
 def test_an_image_that_is_too_small(vzctl, full):
     before, whole = picture(full), neighbours(full)
     vzctl("set", 101, "--diskspace", "2M", "--save")

@@ -43,6 +43,8 @@ def convert(vps: VPS, spec: str, report: Report, progress: Progress | None = Non
     private = os.path.realpath(vps.private)
     if rootfs.is_mounted(private):
         raise VzError(f"{private} is a mount point, it cannot be replaced", Exit.CONVERT)
+    if os.path.lexists(_old(private)):
+        raise VzError(f"{_old(private)} is in the way", Exit.CONVERT, hint="It is none of ours.")
     _refuse_snapshots(vps)
     owner.settle(vps, report)
     called = spec.partition(":")[0]
@@ -59,8 +61,11 @@ def convert(vps: VPS, spec: str, report: Report, progress: Progress | None = Non
             _fill(vps, private, layout, disk, report, progress)
             _step("done", report)
             _journal(vps, DONE, layout)
-        except BaseException:
-            recover(vps)
+        except BaseException as failure:
+            try:
+                recover(vps)
+            except VzError as left:  # the next command tries again
+                failure.add_note(str(left))
             raise
         _finish(vps, layout)
     except OSError as err:
