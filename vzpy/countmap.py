@@ -51,7 +51,10 @@ def places(cgroup: str) -> dict[str, int]:
     except OSError:
         pass
     found = btf.look(_FUNCTIONS, _MEMBERS)
-    os.setxattr(top, _KNOWN, "\n".join(f"{k} {v}" for k, v in found.items()).encode())
+    try:
+        os.setxattr(top, _KNOWN, "\n".join(f"{k} {v}" for k, v in found.items()).encode())
+    except OSError:
+        pass  # then the next one looks again
     return found
 
 

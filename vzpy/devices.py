@@ -90,7 +90,7 @@ def fence_node(node_cgroup: str) -> None:
     from vzpy.kernel import bpf
 
     _attach(node_cgroup, DEFAULT, bpf.ALLOW_OVERRIDE)
-    os.setxattr(node_cgroup, MARK, VERSION)
+    os.setxattr(node_cgroup, MARK, VERSION)  # should it fail, the next start does it again
 
 
 def fence(cgroup: str, rules: Iterable[Rule]) -> None:
