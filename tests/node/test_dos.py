@@ -238,6 +238,7 @@ def test_one_that_is_full_of_tasks_can_be_entered(node):
 # Ingo Molnar's corner case
 
 
+@slow
 @needs("memory controller", "cpu controller", "zram swap")
 def test_one_swaps_like_mad(node, tmp_path, capsys):
     """A VPS that works on twice its RAM: killed again and again without swap of its own, slowed
