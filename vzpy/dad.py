@@ -7,9 +7,11 @@ addresses are not this host's own, so the kernel would not ask for them."""
 from __future__ import annotations
 
 import _socket
+import math
 import select
 import struct
 import time
+from array import array
 
 from vzpy.record import record
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.25  # seconds for an answer; one on a local network comes within a few milliseconds
 _AGAIN = 0.1  # the second question
+_AT_ONCE = 1000  # frames read in one go
 
 _ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD
 _BROADCAST = b"\xff" * 6
@@ -73,23 +76,33 @@ class Probe:
                     pass  # it has gone down: nobody hears us there
 
     def owners(self) -> list[Owner]:
-        """Wait out the patience; at most one owner of an address, the first heard."""
+        """Wait out the patience; at most one owner of an address, the first heard.
+
+        What was answered meanwhile is heard also when there is no time left."""
         poll = select.poll()
         for fd in self._sockets:
             poll.register(fd, select.POLLIN)
         found: dict[bytes, Owner] = {}
-        again = bool(self._sockets)
-        while self._sockets and (left := self._began + PATIENCE - time.monotonic()) > 0:
-            till_again = self._began + _AGAIN - time.monotonic() if again else left
-            for fd, _ in poll.poll(max(min(left, till_again), 0) * 1000):
-                sock, link = self._sockets[fd]
-                heard = answer(sock.recv(2048))
-                if heard and heard[0] in self._links and heard[1] not in self._own:
-                    found.setdefault(heard[0], Owner(heard[0], link.name, heard[1]))
-            if again and time.monotonic() >= self._began + _AGAIN:
-                again = False
+        end, again = self._began + PATIENCE, self._began + _AGAIN
+        now = self._began
+        while self._sockets and now < end:
+            now = time.monotonic()
+            if now >= again:
+                again = math.inf
                 self._send()
+            for fd, _ in poll.poll(max(min(again, end) - now, 0) * 1000):
+                self._hear(*self._sockets[fd], found)
         return list(found.values())
+
+    def _hear(self, sock: _socket.socket, link: Link, found: dict[bytes, Owner]) -> None:
+        """All that waits."""
+        for _ in range(_AT_ONCE):
+            try:
+                heard = answer(sock.recv(2048))
+            except OSError:
+                return  # nothing more, or the device has gone down
+            if heard and heard[0] in self._links and heard[1] not in self._own:
+                found.setdefault(heard[0], Owner(heard[0], link.name, heard[1]))
 
 
 class Announcer:
@@ -126,11 +139,25 @@ class Announcer:
 
 def _open(link: Link, protocol: int) -> _socket.socket:
     sock = _socket.socket(
-        _socket.AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK,
-        _socket.htons(protocol),
+        _socket.AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, 0
     )
+    if protocol == _ETH_P_IPV6:
+        program = array("B", b"".join(struct.pack("=HBBI", *op) for op in _ADVERTISEMENTS))
+        address, size = program.buffer_info()
+        fprog = struct.pack("@HP", size // 8, address)  # struct sock_fprog
+        sock.setsockopt(_socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
     sock.bind((link.name, protocol))
     return sock
+
+
+# Of all IPv6 of a device only advertisements (BPF of socket(7)): protocol 58, type 136.
+_SO_ATTACH_FILTER = 26
+_LOAD_BYTE, _JUMP_IF_EQUAL, _RETURN = 0x30, 0x15, 0x06
+_ADVERTISEMENTS = (
+    (_LOAD_BYTE, 0, 0, 20), (_JUMP_IF_EQUAL, 0, 3, _ICMPV6),
+    (_LOAD_BYTE, 0, 0, 54), (_JUMP_IF_EQUAL, 0, 1, _NA),
+    (_RETURN, 0, 0, 2048), (_RETURN, 0, 0, 0),
+)  # fmt: skip
 
 
 def question(address: bytes, mac: bytes) -> bytes:

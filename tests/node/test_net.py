@@ -11,7 +11,9 @@ import pytest
 from wire import V4, V6, inner, ping
 
 import tools
-from vzpy import config
+from vzpy import config, dad
+from vzpy.errors import VzError
+from vzpy.node import Node
 from vzpy.story import net
 
 OTHER4, OTHER6 = "192.0.2.2", "2001:db8::2"  # the neighbour's
@@ -363,3 +365,14 @@ def test_networkd_inside_leaves_it_alone(lan, make_node):
     assert ping(lan.neighbour, V4) == ping(lan.neighbour, V6) == 2
     assert "198.51.100.9" not in inner(vps, "ip addr show dev venet0")
     assert "venet0" in inner(vps, "ip route show default")
+
+
+@pytest.mark.parametrize("address", [OTHER4, OTHER6])
+def test_an_answer_is_heard_though_the_time_is_over(lan, vps, setting, monkeypatch, address):
+    """On a busy machine all else may take longer than the patience of the question."""
+    monkeypatch.setattr(dad, "PATIENCE", 1e-6)
+    setting(SKIP_ARPDETECT="no", ERROR_ON_ARPFAIL="yes")
+    vps.set(ipadd=[address])
+    again = Node(etc=vps.node.paths.etc, run=vps.node.paths.run)  # which reads vz.conf
+    with pytest.raises(VzError, match="is detected on another computer"):
+        again.vps(101).start()
