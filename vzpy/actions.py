@@ -111,8 +111,8 @@ ACTIONS = (
     Action(
         "ubset",
         "[--PARAMETER VALUE]...",
-        "limit a login user as a VPS is; user:NAME, user-UID.slice or the path of a cgroup stands in"
-        " place of the CTID",
+        "limit a login user as a VPS is; user:NAME, user-UID.slice or the path of a cgroup stands"
+        " in place of the CTID",
         "ubset",
         locks=False,
         needs_conf=False,
