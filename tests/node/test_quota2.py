@@ -118,7 +118,9 @@ def test_stock_tools(two, vzctl, cli):
     vps.stop(fast=True)
     vps.destroy()
     fd = quota.open_tree(private)
-    assert not [u for u in quota.ugids(fd, ids) if quota.has_limits(u.dqblk)]
+    left = [u for u in quota.ugids(fd, ids) if quota.has_limits(u.dqblk)]
+    os.close(fd)
+    assert not left
 
 
 @pytest.mark.parametrize("disk", ["ext4"], indirect=True)
