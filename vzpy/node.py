@@ -146,7 +146,8 @@ class Node:
     def events(self, ctid: int = 0, *, follow: bool = False) -> Iterator[Hit]:
         """The limits that VPSs ran into, the oldest first; of one VPS, or of all (0).
 
-        follow  go on with what comes, without an end"""
+        follow  go on with what comes, without an end
+        Raises VzError (3) when the file of them cannot be read."""
         from vzpy.story.hits import hits
 
         return hits(self.paths, ctid, follow)

@@ -49,6 +49,10 @@ def test_without_events(node, cli):
     assert cli("vz", "events").stdout == cli("vz", "events", "--json", "101").stdout == ""
     wrong = cli("vz", "events", "nobody")
     assert (wrong.code, wrong.stderr) == (21, "Bad CT ID nobody\n")
+    os.makedirs(path_of(node.paths.state))
+    wrong = cli("vz", "events")
+    assert wrong.code == 3 and wrong.stderr.startswith("Unable to read events: ")
+    os.rmdir(path_of(node.paths.state))
 
 
 def test_rescue_refuses(node, cli):

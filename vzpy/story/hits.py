@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from vzpy import limitlog
+from vzpy.errors import VzError
 from vzpy.eventd import client
 
 TYPE_CHECKING = False
@@ -19,7 +20,14 @@ _AGAIN = 10.0  # seconds between questions after what wakes nobody
 
 
 def hits(paths: NodePaths, ctid: int, follow: bool) -> Iterator[Hit]:
-    """Of one VPS or of all (0), the oldest first; see Node.events."""
+    """Of one VPS or of all (0), the oldest first; see Node.events. Raises VzError (3)."""
+    try:
+        yield from _hits(paths, ctid, follow)
+    except OSError as err:
+        raise VzError.of("Unable to read events", err) from err
+
+
+def _hits(paths: NodePaths, ctid: int, follow: bool) -> Iterator[Hit]:
     _ask(paths, ctid)
     path = limitlog.path_of(paths.state)
     coming = limitlog.Tail(path)
