@@ -66,29 +66,31 @@ def _unquoted(text: str) -> str:
     return text
 
 
-_READ: dict[str, Callable[[str], object]] = {
+_BY_KIND: dict[str, Callable[[str], object]] = {
     "int": int,
     "float": float,
     "bool": lambda text: text == "true",
     "str": _unquoted,
 }
+_READ = {name: _BY_KIND[kind] for name, kind in Facts.__annotations__.items()}
 
 
 def read_facts(paths: NodePaths, ctid: int) -> Facts | None:
     """The facts as written, unchecked; None when there are none or the file is not ours."""
     try:
-        rows = os.fsdecode(slurp(f"{directory(paths, ctid)}/start.json")).split("\n")
+        text = os.fsdecode(slurp(f"{directory(paths, ctid)}/start.json"))
     except OSError:
         return None
+    if not text.endswith("\n}\n"):
+        return None  # cut short by a full disk or a power failure: the kernel is asked instead
     given: dict[str, object] = {}
-    kinds = Facts.__annotations__
     try:
-        for row in rows[1:-2]:
-            name, _, text = row[2:].partition('": ')  # as written: ` "name": text,`
-            given[name] = _READ[kinds[name]](text.removesuffix(","))
+        for row in text[4:-3].split(',\n "'):  # `{`, then lines of ` "name": value,`
+            name, _, value = row.partition('": ')
+            given[name] = _READ[name](value)
         return Facts(**given)  # type: ignore[arg-type]
     except (KeyError, ValueError, TypeError):
-        return None  # cut short by a full disk or a power failure: the kernel is asked instead
+        return None
 
 
 def find(paths: NodePaths, ctid: int) -> Facts | None:

@@ -230,9 +230,14 @@ def _uptime(seconds: float) -> str:
     return f"{day:03d}d{hour:02d}h:{minute:02d}m:{second:02d}s"
 
 
+_shapes: dict[str, tuple[bool, int]] = {}
+
+
 def _shape(format: str) -> tuple[bool, int]:
-    """`%-32s` as (to the left, 32)."""
-    return format[1] == "-", int(format[1:-1].lstrip("-"))
+    """`%-32s` as (to the left, 32): once for a column, not for each of its cells."""
+    if format not in _shapes:
+        _shapes[format] = format[1] == "-", int(format[1:-1].lstrip("-"))
+    return _shapes[format]
 
 
 def _pad(text: str, left: bool, width: int) -> str:

@@ -25,7 +25,7 @@ def starttime(pid: int) -> int:
     """Field 22 of /proc/PID/stat (ticks since boot): with the pid it names one process.
 
     Raises OSError when there is no such process, or only its zombie."""
-    fields = slurp(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    fields = slurp(f"/proc/{pid}/stat").rpartition(b")")[2].split(None, 20)
     if fields[0] in (b"Z", b"X"):
         raise ProcessLookupError(3, os.strerror(3), f"/proc/{pid}")
     return int(fields[19])
