@@ -46,11 +46,12 @@ def make(sock: Socket, netif: Netif, netns: int) -> None:
 
 
 def alter(sock: Socket, guest: Socket, name: str, netif: Netif) -> None:
-    """Make the pair whose end is called `name` on the host what is asked; down afterwards there.
+    """Make the pair whose end is called `name` on the host, or already as asked, what is asked;
+    down afterwards there.
 
     guest  a socket in the VPS's network namespace
     Raises OSError."""
-    link = _find(sock, name)
+    link = rtnetlink.find_link(sock, name) or _find(sock, netif["host_ifname"])
     sock.send([
         rtnetlink.link_up(link.index, False),
         rtnetlink.link_rename(link.index, netif["host_ifname"]),

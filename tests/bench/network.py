@@ -96,7 +96,7 @@ def start(bed: Bed, lxc: LxcBridged, rounds: int) -> dict[str, object]:
     crun.prepare(1)
 
     def ended(peer: peers.Peer) -> Callable[[], object]:
-        return lambda: (peer.check(1), bed.command(peer.stop(1)))
+        return lambda: bed.command(peer.stop(1))
 
     entrants: dict[str, tuple[Callable[[], Sample], Callable[[], object]]] = {
         "library start": (lambda: call(vps.start), lambda: vps.stop(fast=True)),

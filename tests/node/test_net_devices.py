@@ -259,3 +259,18 @@ def test_cut_short(lan, bridge, vps, vzctl):
             assert vzctl("start", 101, env={how: step}).code
             tools.wait_for(lambda: vps.settle() is None and links(lan) == {"mv0"}, 5)
     assert vzctl("start", 101).code == 0 and links(lan) == {"veth101.0"}
+
+
+def test_a_change_of_a_veth_that_fails_is_taken_back(lan, bridge, vps, vzctl):
+    vps.set(netif_add=f"eth0,{MAC},veth101.0,{HOST_MAC},br0")
+    vps.start()
+    on_lan(vps)
+    change = ("set", 101, "--ifname", "eth0", "--host_ifname", "outer0", "--host_mac",
+              "00:18:51:BB:00:02", "--save")
+    for step in ("net-veth", "net-veth-up"):
+        before = Path(vps.conf_path).read_text()
+        ran = vzctl(*change, env={"VZ_TEST_FAIL_AT": step})
+        assert ran.code == 130 and links(lan) == {"veth101.0"}, ran
+        assert Path(vps.conf_path).read_text() == before
+    assert vzctl(*change).code == 0 and links(lan) == {"outer0"}
+    assert ping(lan.neighbour, "192.0.2.50") == 2

@@ -10,6 +10,7 @@ from vzpy import config, netdevs, netnotes, scripts, state, venet, veth
 from vzpy.errors import Exit, VzError
 from vzpy.events import ConfiguringVeth, DeletingVeth
 from vzpy.fault import fault
+from vzpy.kernel import rtnetlink
 from vzpy.kernel.netlink import Socket
 
 TYPE_CHECKING = False
@@ -122,11 +123,13 @@ class _Devices:
     # veth
 
     def veths(self) -> dict[str, str]:
-        """Name inside -> name on the host."""
+        """Name inside -> name on the host, of those that are there: the VPS may remove its end, and
+        a change that failed leaves notes of two names."""
         return {
             note[2]: note[1]
             for note in netnotes.read(self.directory)
             if note[0] == netnotes.LINK and note[2] != venet.DEVICE
+            and rtnetlink.find_link(self.host, note[1])
         }
 
     def check_veth(self, netif: Netif, has: str = "") -> None:
