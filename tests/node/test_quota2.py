@@ -33,6 +33,7 @@ def node(disk, make_node):  # noqa: F811
 def two(node):
     """Started as systemd would be, but with less: an init that sleeps."""
     made = []
+    tools.run_tool(node, ("vzeventd",))  # up before it has to answer in time
     for number in (101, 102):
         vps = node.create(number, quotaugidlimit=20, **LIMITS)
         assert vps.layout == "simfs"
@@ -128,6 +129,7 @@ def test_one_vps(node, cli):
     """One after the other, since an emulated machine takes its time to unpack a template."""
     vps = node.create(101, quotaugidlimit=20, **LIMITS)
     idle(vps)
+    tools.run_tool(node, ("vzeventd",))
     vps.start()
     users(vps)
     a_hostile_caller(vps)

@@ -276,7 +276,7 @@ ANSWERED = f"0 {errno.ENODEV} {errno.EPERM}\n"
 def limited(make_node, monkeypatch):
     """A VPS whose quotactl is answered, on a node where no quota is possible."""
     tools.require("quota template")
-    monkeypatch.setattr(disk, "device_inside", lambda vps, not_applied: "mapper/disk")
+    monkeypatch.setattr(disk, "device_inside", lambda *_: "mapper/disk")
     node = make_node(tools.debian_store(tools.QUOTA))
     vps = node.create(101, ostemplate=tools.QUOTA, layout="overlay")
     tools.plant(vps, "/sbin/init", tools.IDLE, 0o755)

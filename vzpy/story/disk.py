@@ -131,15 +131,15 @@ def tree_of(vps: VPS) -> str:
     return vps.root if is_native(vps.layout) else vps.private
 
 
-def device_inside(vps: VPS, not_applied: list[str]) -> str:
+def device_inside(vps: VPS, by_daemon: bool, not_applied: list[str]) -> str:
     """The name below /dev that quota tools inside look for: what the mount table shows of /.
 
-    Tools refuse an overlay by its type, and want a name below /dev: then the option is added to
-    what is not applied, and there is none."""
+    Tools refuse an overlay by its type, want a name below /dev, and vzeventd to answer them: where
+    that is not so the option is added to what is not applied, and there is none."""
     if "quotaugidlimit" in not_applied:
         return ""
     source = quota.mount_of(tree_of(vps))[0]
-    if vps.layout == "overlay" or not source.startswith("/dev/"):
+    if not by_daemon or vps.layout == "overlay" or not source.startswith("/dev/"):
         not_applied.append("quotaugidlimit")
         return ""
     return source.removeprefix("/dev/")

@@ -219,11 +219,11 @@ def prepared(
 
 def _second_level(vps: VPS, keeper: parent.Caller, not_applied: list[str]) -> str:
     """The device that quota tools inside will find, "" without users and groups limited."""
-    if not vps.config.value("QUOTAUGIDLIMIT") or not keeper.by_daemon:
+    if not vps.config.value("QUOTAUGIDLIMIT"):
         return ""
     from vzpy.story import disk
 
-    return disk.device_inside(vps, not_applied)
+    return disk.device_inside(vps, keeper.by_daemon, not_applied)
 
 
 def _step(name: str, report: Report) -> None:
