@@ -44,7 +44,7 @@ def wire(vps: VPS, facts: Facts, report: Report, undo: ExitStack) -> None:
     undo.callback(unwire, vps.node.paths, vps.ctid)
     if addresses := _addresses(vps.config, silent):
         with _ends(vps, facts) as ends:
-            _Giving(vps, ends, report, skip_arpdetect=False).give(addresses)
+            _Giving(vps, ends, report).give(addresses)
     if vps.config.own("NETIF") or vps.config.own("NETDEV"):
         from vzpy.story import netdevices
 
@@ -100,7 +100,10 @@ def live(change: Change, report: Report) -> list[str]:
 
 def _ends(vps: VPS, facts: Facts) -> Ends:
     name = venet.host_end(vps.node.paths.cgroup, vps.ctid)
-    netns = os.open(f"/proc/{facts.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        netns = os.open(f"/proc/{facts.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as err:  # it has ended this moment
+        raise VzError.of("Unable to reach its network", err, Exit.CANT_ADDIP) from err
     return Ends(name, vps.ctid, netns)
 
 
@@ -123,14 +126,15 @@ def _readdress(change: Change, report: Report) -> None:
     vps = change.vps
     with _ends(vps, change.facts) as ends:
         gone, new = _difference(change, ends, report)
+        skip_arpdetect = "skip_arpdetect" in change.given
+        giving = _Giving(vps, ends, report, skip_arpdetect, gone) if new else None
         if gone:
             event = DeletingAllIp if "all" in change.given.get("ipdel", ()) else DeletingIp
             report(event(addresses=" ".join(map(str, gone))))
             _take(vps, ends, gone)
-        if new:
+        if giving:
             report(AddingIp(addresses=" ".join(map(str, new))))
             _tell_forwarding(new, report)
-            giving = _Giving(vps, ends, report, "skip_arpdetect" in change.given)
             try:
                 giving.give(new)
             except BaseException:
@@ -185,14 +189,26 @@ def _take(vps: VPS, ends: Ends, addresses: Sequence[Address]) -> None:
 
 class _Giving:
     """Addresses on their way to a VPS: looked at, given, answered for, and whether somebody else
-    has them. The neighbours are asked while all else is done."""
+    has them. The neighbours are asked while all else is done.
 
-    def __init__(self, vps: VPS, ends: Ends, report: Report, skip_arpdetect: bool) -> None:
+    gone  what it still has, and will not have by then"""
+
+    def __init__(
+        self,
+        vps: VPS,
+        ends: Ends,
+        report: Report,
+        skip_arpdetect: bool = False,
+        gone: Sequence[Address] = (),
+    ) -> None:
         self.vps, self.ends, self.report = vps, ends, report
         self.config = vps.node.config
         self.directory = state.directory(vps.node.paths, vps.ctid)
-        self.had = _given(vps)
-        self.around = Neighbourhood.look(ends.host)
+        self.had = [address for address in _given(vps) if address not in gone]
+        try:
+            self.around = Neighbourhood.look(ends.host)
+        except OSError as err:
+            raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
         self.ask = not skip_arpdetect and self.config.raw("SKIP_ARPDETECT") != "yes"
 
     def give(self, addresses: Sequence[Address]) -> None:
