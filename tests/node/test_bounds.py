@@ -54,6 +54,10 @@ def test_ptys(vps, vzctl, parent):
     assert ran.code == 0 and ran.stdout.startswith("UB limits were set successfully\n"), ran
     assert open_ptys(vps, 10)[0] == (5 if parent == "daemon" else 6)
     assert bounds.read(vps.facts())["NUMPTY"] == (0, 0, 0)
+    sh(vps, "mount -t tmpfs none /dev/pts")  # something of its own: nobody looks at it
+    assert bounds.read(vps.facts()) == {}
+    assert "numpty" in vzctl("set", 101, "--numpty", "6").stderr
+    sh(vps, "umount /dev/pts")
     assert sh(vps, "stat -c '%a %G' /dev/pts/ptmx").startswith("666")
 
 

@@ -14,6 +14,7 @@ What its root could raise, programs on vz/N hold in place (knobs.py)."""
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from contextlib import contextmanager
@@ -114,6 +115,7 @@ def read(facts: Facts) -> dict[str, tuple[int, int, int]]:
     """NUMPTY -> held, maxheld (of this moment), failcnt (which the kernel does not count)."""
     try:
         with _root_of(facts) as root:
+            _check_mounted(facts.pid, "dev/pts", b"devpts")
             fd = m.openat2(root, "dev/pts", os.O_RDONLY | os.O_DIRECTORY)
         try:
             held = sum(name.isdigit() for name in os.listdir(fd)) - _CONSOLE * facts.daemon
@@ -122,6 +124,17 @@ def read(facts: Facts) -> dict[str, tuple[int, int, int]]:
     except OSError:
         return {}
     return {"NUMPTY": (max(held, 0), max(held, 0), 0)}
+
+
+def _check_mounted(pid: int, mountpoint: str, kind: bytes) -> None:
+    """Raises OSError when a VPS has something else there than at its start: a file system of the
+    guest's own (FUSE) might keep who looks at it waiting."""
+    found = {}
+    for row in slurp(f"/proc/{pid}/mountinfo").splitlines():
+        mount, _, source = row.partition(b" - ")
+        found[mount.split(b" ")[4]] = source.split(b" ")[0]
+    if (found.get(b"/dev"), found.get(b"/" + mountpoint.encode())) != (b"tmpfs", kind):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), f"/{mountpoint}")
 
 
 def _hold(asked: Values, cgroup: str, again: bool) -> list[str]:
@@ -155,14 +168,16 @@ def _buffer(asked: Values, key: str) -> int:
 
 def _change(asked: Values, facts: Facts) -> list[str]:
     refused = _write_sysctls(asked, facts, [*_TCP, _SHM])
-    mounts: tuple[tuple[str, str, dict[str, str | None]], ...] = (
-        ("NUMPTY", "dev/pts", _pts_options(_limit(asked, "NUMPTY") or _PTYS_MAX, facts.base)),
-        (_SHM, "dev/shm", {"size": _shm_size(asked) or "50%"}),
+    ptys = _limit(asked, "NUMPTY") or _PTYS_MAX
+    mounts: tuple[tuple[str, str, bytes, dict[str, str | None]], ...] = (
+        ("NUMPTY", "dev/pts", b"devpts", _pts_options(ptys, facts.base)),
+        (_SHM, "dev/shm", b"tmpfs", {"size": _shm_size(asked) or "50%"}),
     )
-    for key, mountpoint, options in mounts:
+    for key, mountpoint, kind, options in mounts:
         if asked.value(key):
             try:
                 with _root_of(facts) as root:
+                    _check_mounted(facts.pid, mountpoint, kind)
                     _remount(root, mountpoint, options)
             except OSError:
                 refused.append(key.lower())
