@@ -145,9 +145,10 @@ def test_numproc_is_counted_exactly(pair):
 PERL = """
 for (1..20) { my $pid = fork; $failed++ unless defined $pid; push @all, $pid if $pid;
               if (defined $pid && !$pid) { sleep 1000; exit } }
-kill 9, @all; print $failed; """
+kill 9, @all; 1 while wait > 0; print $failed; """
 
 
+@pytest.mark.slow  # a boot of systemd under emulation
 @pytest.mark.needs("pids controller", "debian template")
 def test_refusals_in_a_leaf_that_went(make_node):
     """Under systemd a leaf of exec counts for itself; it goes with the command, its count stays."""
