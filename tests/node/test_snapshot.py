@@ -168,6 +168,7 @@ def test_configuration(vps):
 
 
 KILL, FAIL = "VZ_TEST_STOP_AT", "VZ_TEST_FAIL_AT"
+BOTH = pytest.mark.parametrize("how", [KILL, pytest.param(FAIL, marks=tools.slow)])
 
 
 class Witness:
@@ -221,7 +222,7 @@ def cut(vps, how: str, step: str, *words) -> bool:
     return ran.code != 0 or "Input/output error" in ran.stderr or "fault asked" in ran.stderr
 
 
-@pytest.mark.parametrize("how", [KILL, FAIL])
+@BOTH
 def test_create_is_cut(witness, how):
     reached = set()
     witness.keep("a")
@@ -236,7 +237,7 @@ def test_create_is_cut(witness, how):
     assert {"prepare", "journal", "moves", "files", "journal-end"} <= reached
 
 
-@pytest.mark.parametrize("how", [KILL, FAIL])
+@BOTH
 def test_switch_is_cut(witness, how):
     guid = witness.keep("a")
     reached = set()
@@ -253,7 +254,7 @@ def test_switch_is_cut(witness, how):
     assert set(leftovers(witness.vps)) - {"stack"} == set(one.layers)
 
 
-@pytest.mark.parametrize("how", [KILL, FAIL])
+@BOTH
 def test_delete_is_cut(witness, how):
     witness.keep("a")
     reached = set()
@@ -274,7 +275,7 @@ def test_delete_is_cut(witness, how):
         assert {"merge", "collect"} <= reached
 
 
-@pytest.mark.parametrize("how", [KILL, FAIL])
+@BOTH
 def test_running_is_cut(any_vps, how):
     """Whatever becomes of us, a VPS that stands still goes on."""
     vps = any_vps

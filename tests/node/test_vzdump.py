@@ -22,9 +22,8 @@ from vzpy.story import create
 LONGEST = 3900  # what is nested deeper than a path can be is told, and left out
 
 
-@pytest.fixture(params=["overlay", "simfs", "image"])
-def vps(request, node):
-    return node.create(101, layout=request.param, diskspace="64M", diskinodes=20000)
+def make(node, layout: str):
+    return node.create(101, layout=layout, diskspace="64M", diskinodes=20000)
 
 
 def kept(vps) -> dict[str, tuple[object, ...]]:
@@ -37,9 +36,13 @@ def warnings(events: list[object]) -> list[str]:
     return [str(event) for event in events if type(event).__name__.endswith("Warned")]
 
 
-@pytest.mark.parametrize("suffix", [".tar", ".tgz", ".tar.zst"])
-def test_round_trip(node, vps, tmp_path, suffix):
+@pytest.mark.parametrize(
+    "layout,suffix",
+    [("overlay", ".tar"), ("simfs", ".tgz"), ("image", ".tar.zst")],
+)
+def test_round_trip(node, tmp_path, layout, suffix):
     """One of everything, in each layout, under other ids; and it boots."""
+    vps = make(node, layout)
     furnish(vps)
     before = kept(vps)
     events: list[object] = []
@@ -55,8 +58,13 @@ def test_round_trip(node, vps, tmp_path, suffix):
     assert sh(new, "cat /home/one/plain") == "plain"
 
 
-@pytest.mark.parametrize("mode", ["plain", "stop", "suspend", "snapshot"])
-def test_running(cli, node, vps, tmp_path, mode):
+@pytest.mark.parametrize(
+    "layout,mode",
+    [*(("overlay", mode) for mode in ("plain", "stop", "suspend", "snapshot")),
+     ("simfs", "suspend"), ("simfs", "plain"), ("image", "suspend")],
+)  # fmt: skip
+def test_running(cli, node, tmp_path, layout, mode):
+    vps = make(node, layout)
     vps.start()
     sh(vps, "echo one > /data")
     words = [] if mode == "plain" else [f"--{mode}"]

@@ -28,13 +28,13 @@ class Image(States):
     ) -> Change:
         fault("copy")
         statecopy.copy_file(self.path, f"{self.folder}/{ident}", progress)
-        return Change(layers=(ident,))
+        return Change(layers=(ident,), copied=True)
 
     def back(self, snapshot: Snapshot, ident: str, progress: Progress | None) -> Change:
         fault("copy")
         new, gone = f"{self.folder}/{ident}.new", f"{self.folder}/{ident}.gone"
         statecopy.copy_file(f"{self.folder}/{snapshot.layers[0]}", new, progress)
-        return Change(((self.path, gone), (new, self.path)))
+        return Change(((self.path, gone), (new, self.path)), copied=True)
 
     def view(self, names: tuple[str, ...], mark: str) -> int:
         """By a read-only file system: not even the journal of a snapshot is written to.

@@ -40,7 +40,8 @@ def commit(store: str, change: Change, files: Mapping[str, str | None]) -> None:
         "files": dict(files),
     }
     fault("journal")
-    _sync(store)  # what was copied is on the disk before it counts
+    if change.copied:
+        _sync(store)  # on the disk before it counts
     _write(path_of(store), json.dumps(entry))
     finish(store)
 

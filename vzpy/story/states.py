@@ -40,11 +40,12 @@ _VIEW = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV
 @record
 class Change:
     """What a new state costs: renames in this order, the layers below upper from then on (None:
-    as they are), and the layers of the snapshot."""
+    as they are), and the layers of the snapshot. copied: what is named there was made just now."""
 
     moves: tuple[tuple[str, str], ...] = ()
     stack: tuple[str, ...] | None = None
     layers: tuple[str, ...] = ()
+    copied: bool = False
 
 
 def of(vps: VPS) -> States:
@@ -191,13 +192,15 @@ class Overlay(States):
         progress: Progress | None,
         draft: statecopy.Copy | None = None,
     ) -> Change:
-        kept = (ident, *self._shallow(self.stack()))
+        below = self._shallow(self.stack())
+        kept, merged = (ident, *below), below != self.stack()
         if in_use:
             fault("copy")
             self._copy(self.upper, ident, progress, draft)
-            return Change(layers=kept)
+            return Change(layers=kept, copied=True)
         new = self._empty_upper(ident, self.upper)
-        return Change(((self.upper, f"{self.folder}/{ident}"), (new, self.upper)), kept, kept)
+        moves = ((self.upper, f"{self.folder}/{ident}"), (new, self.upper))
+        return Change(moves, kept, kept, copied=merged)
 
     def present(self) -> int:
         if not rootfs.is_mounted(self.vps.root):
@@ -286,10 +289,10 @@ class Overlay(States):
             self._merge(names, f"{ident}{NEW}")
             moves = ((self.upper, f"{self.folder}/{ident}{GONE}"),
                      (f"{self.folder}/{ident}{NEW}", self.upper))
-            return {}, Change(moves, present[len(names) - 1 :])
+            return {}, Change(moves, present[len(names) - 1 :], copied=True)
         self._merge(names, ident)
         instead = {**dict.fromkeys(names, ""), names[0]: ident}
-        return instead, Change(stack=replaced(present, instead))
+        return instead, Change(stack=replaced(present, instead), copied=True)
 
 
 def _together(stack: tuple[str, ...], above: str, below: str) -> bool:
@@ -334,7 +337,7 @@ class Simfs(States):
             self._copy(tree, ident, progress, draft)
         finally:
             os.close(tree)
-        return Change(layers=(ident,))
+        return Change(layers=(ident,), copied=True)
 
     def back(self, snapshot: Snapshot, ident: str, progress: Progress | None) -> Change:
         if self.private in rootfs.mounts_below(self.private):
@@ -342,7 +345,7 @@ class Simfs(States):
         fault("copy")
         self._copy(f"{self.folder}/{snapshot.layers[0]}", f"{ident}{NEW}", progress)
         gone, new = f"{self.folder}/{ident}{GONE}", f"{self.folder}/{ident}{NEW}"
-        return Change(((self.private, gone), (new, self.private)))
+        return Change(((self.private, gone), (new, self.private)), copied=True)
 
     def view(self, names: tuple[str, ...], mark: str) -> int:
         return self._view(f"{self.folder}/{names[0]}")
