@@ -351,6 +351,7 @@ def test_an_uplink_that_goes_down_and_up(lan, node, running, vzctl):
     assert traces(lan) == []
 
 
+@tools.slow
 @tools.needs("debian template")
 def test_networkd_inside_leaves_it_alone(lan, make_node):
     """Even where it sets up whatever device there is (gotcha G32)."""
