@@ -10,7 +10,11 @@ from vzpy import snapshots
 from vzpy.errors import VzError
 from vzpy.snapshots import Snapshot, Tree
 
-GUIDS = ["{%08x-0000-0000-0000-000000000000}" % n for n in range(6)]
+def guid_of(number: int) -> str:
+    return "{" + f"{number:08x}-0000-0000-0000-000000000000" + "}"
+
+
+GUIDS = [guid_of(number) for number in range(6)]
 # As libvzctl writes it: empty elements, a guid in braces, one nested in the other.
 PARALLELS = b"""<?xml version="1.0"?>
 <ParallelsSavedStates>
@@ -60,7 +64,7 @@ def trees(draw):
 
 def plain(value: str) -> str:
     """What XML can hold, without blanks at the ends."""
-    kept = "".join(c if c in "\t\n" or " " <= c and c not in "\ufffe\uffff" else "?" for c in value)
+    kept = "".join(c if c in "\t\n" or c >= " " and c not in "\ufffe\uffff" else "?" for c in value)
     return kept.strip()
 
 
@@ -131,7 +135,7 @@ def test_deep_nesting():
     """A thousand on each other, as somebody who makes one an hour has."""
     tree = Tree()
     for number in range(1000):
-        tree = tree.added(Snapshot("{%08x-0000-0000-0000-000000000000}" % number))
+        tree = tree.added(Snapshot(guid_of(number)))
     found = snapshots.parse(snapshots.text(tree).encode())
     assert len(found.chain(tree.all[-1].guid)) == 1000
 
