@@ -10,6 +10,7 @@ from vzpy import snapshots
 from vzpy.errors import VzError
 from vzpy.snapshots import Snapshot, Tree
 
+
 def guid_of(number: int) -> str:
     return "{" + f"{number:08x}-0000-0000-0000-000000000000" + "}"
 
