@@ -102,7 +102,7 @@ def test_nothing_is_told_twice_or_lost_over_the_death_of_the_daemon(vps, node, c
     daemon.close()
     vps.exec(["sh", "-c", HOG, "100"])  # nobody watches
     fork(vps, 40)
-    assert cli("vzeventd").code == 0
+    wait_for(lambda: cli("vzeventd").code == 0, 10, "the daemon")
     hits = told(node, "oom_kill", 2)
     assert sum(hit.count for hit in hits) == 2
     told(node, "numproc", 5)
