@@ -60,14 +60,16 @@ def users(vps) -> None:
 
 def words(text: str, first: str) -> list[str]:
     """The row that begins with a word, as repquota prints it."""
-    return next(line.split() for line in text.splitlines() if line.split()[:1] == [first])
+    rows = [line.split() for line in text.splitlines() if line.split()[:1] == [first]]
+    assert rows, text
+    return rows[0]
 
 
 def test_stock_tools(two, vzctl, cli):
     vps, other = two
     users(vps)
     assert tools.sh(vps, "setquota -u bob 1000 1200 20 30 /") == ""
-    row = words(tools.sh(vps, "repquota -u /"), "bob")
+    row = words(tools.sh(vps, "repquota -uv /"), "bob")
     assert row[3:] == ["1000", "1200", row[5], "20", "30"]
 
     # As bob: to the byte, then no more; and in the other VPS, with the same number, no limit.
@@ -75,12 +77,12 @@ def test_stock_tools(two, vzctl, cli):
     fill += "; stat -c %b /d/fill"
     said = tools.sh(vps, fill)
     assert "quota exceeded" in said and int(said.split()[-1]) == 2 * 1200
-    row = words(tools.sh(vps, "repquota -u /"), "bob")
+    row = words(tools.sh(vps, "repquota -uv /"), "bob")
     assert row[1:5] == ["+-", "1200", "1000", "1200"]
     users(other)
     said = tools.sh(other, fill)
     assert "exceeded" not in said and int(said.split()[-1]) == 2 * 2000
-    row = words(tools.sh(other, "repquota -u /"), "bob")
+    row = words(tools.sh(other, "repquota -uv /"), "bob")
     assert row[2:5] == ["2000", "0", "0"]
 
     # bob sees himself, and nobody else; and sets nothing.
@@ -93,15 +95,15 @@ def test_stock_tools(two, vzctl, cli):
     line = f"{BOB} unshare -Ur setquota -u 0 0 0 0 0 /"
     done = vps.exec(line.split())
     assert done.returncode
-    assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1000", "1200"]
+    assert words(tools.sh(vps, "repquota -uv /"), "bob")[3:5] == ["1000", "1200"]
 
     # Groups, grace times, an editor.
     tools.sh(vps, "setquota -g ann 500 600 0 0 /; setquota -t 120 240 /")
-    text = tools.sh(vps, "repquota -g /")
+    text = tools.sh(vps, "repquota -gv /")
     assert "Block grace time: 00:02; Inode grace time: 00:04" in text.replace("  ", " ")
     assert words(text, "ann")[3:5] == ["500", "600"]
     tools.sh(vps, "EDITOR='sed -i s/1000/1100/' edquota -u bob")
-    assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1100", "1200"]
+    assert words(tools.sh(vps, "repquota -uv /"), "bob")[3:5] == ["1100", "1200"]
 
     # The host sees the same.
     ran = cli("vzquota", "stat", 101, "-t")
@@ -109,12 +111,12 @@ def test_stock_tools(two, vzctl, cli):
     assert "User/group quota: on,active" in ran.stdout
     assert "1000         user 1k-blocks        1200        1100        1200" in ran.stdout
     assert cli("vzquota", "setlimit2", 101, "-u", 1001, 70, 80, 0, 0).code == 0
-    assert words(tools.sh(vps, "repquota -u /"), "ann")[3:5] == ["70", "80"]
+    assert words(tools.sh(vps, "repquota -uv /"), "ann")[3:5] == ["70", "80"]
 
     # A stop and a start keep all that; a destroy leaves nothing in the kernel.
     vps.stop(fast=True)
     vps.start()
-    assert words(tools.sh(vps, "repquota -u /"), "bob")[3:5] == ["1100", "1200"]
+    assert words(tools.sh(vps, "repquota -uv /"), "bob")[3:5] == ["1100", "1200"]
     ids, private = vps.ids, vps.node.config.raw("VE_PRIVATE").rpartition("/")[0]
     vps.stop(fast=True)
     vps.destroy()
@@ -153,7 +155,7 @@ def grace_of_a_user_is_that_of_the_vps(vps):
 def the_daemon_may_change(vps, cli):
     """Its listener is kept, and the next one answers; who was born before included."""
     assert cli("vzeventd", "--replace").code == 0
-    assert tools.sh(vps, "setquota -u bob 1000 1200 0 0 / && repquota -u / | grep -c bob") == "1\n"
+    assert tools.sh(vps, "setquota -u bob 1000 1200 0 0 / && repquota -uv / | grep -c bob") == "1\n"
     daemon = int(cli("vzeventd", "--status").stdout.split("pid ")[1].split(",")[0])
     os.kill(daemon, 9)
     assert cli("vzeventd").code == 0
