@@ -98,7 +98,7 @@ def test_stock_tools(two, vzctl, cli):
     assert words(tools.sh(vps, "repquota -uv /"), "bob")[3:5] == ["1000", "1200"]
 
     # Groups, grace times, an editor.
-    tools.sh(vps, "setquota -g ann 500 600 0 0 /; setquota -t 120 240 /")
+    tools.sh(vps, "setquota -g ann 500 600 0 0 /; setquota -g -t 120 240 /")
     text = tools.sh(vps, "repquota -gv /")
     assert "Block grace time: 00:02; Inode grace time: 00:04" in text.replace("  ", " ")
     assert words(text, "ann")[3:5] == ["500", "600"]
