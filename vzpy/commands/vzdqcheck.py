@@ -7,7 +7,6 @@ import os
 from vzpy import quotatext
 from vzpy.commands import vzdq
 
-
 OPTIONS = vzdq.COMMON
 
 

@@ -6,7 +6,6 @@ from vzpy import quotatext
 from vzpy.commands import vzdq
 from vzpy.quotaid import is_on
 
-
 OPTIONS = (*vzdq.COMMON, *vzdq.DUMPED)
 
 

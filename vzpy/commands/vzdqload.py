@@ -8,7 +8,6 @@ from vzpy import quotatext
 from vzpy.commands import vzdq
 from vzpy.quotafile import QuotaError
 
-
 OPTIONS = (*vzdq.COMMON, *vzdq.DUMPED)
 
 
