@@ -12,6 +12,7 @@ import os
 import stat
 
 from vzpy.kernel import quotactl as q
+from vzpy.kernel.cursor import Cursor
 
 _WORKSHOP = ".vzquota"  # in the top of the tree, while it is walked
 _NEW = "new"
@@ -49,35 +50,61 @@ def _workshop(top: int, project: int) -> int:
     return fd
 
 
-def _attach(folder: int, project: int, device: int, workshop: int) -> None:
-    before = os.fstat(folder)
+def _attach(top: int, project: int, device: int, workshop: int) -> None:
+    """All below a directory, however deep: a guest nests without end."""
+    with Cursor(top) as here:
+        levels = [_files(here.fd, project, device, workshop)]
+        while levels:
+            before, folders = levels[-1]
+            if folders:
+                try:
+                    here.down(folders.pop())
+                except OSError as err:
+                    if err.errno not in _GONE:
+                        raise
+                else:
+                    levels.append(_files(here.fd, project, device, workshop))
+                continue
+            if os.fstat(here.fd).st_mtime_ns != before.st_mtime_ns:  # of what was born again in it
+                os.utime(here.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+            levels.pop()
+            if levels or not project:  # the top is last of all, by attach()
+                _put(here.fd, project, inherit=bool(project))
+            if levels:
+                here.up()
+
+
+def _files(
+    folder: int, project: int, device: int, workshop: int
+) -> tuple[os.stat_result, list[str]]:
+    """Do what is no directory; returns what the directory was before, and those in it."""
+    before, folders = os.fstat(folder), []
     with os.scandir(folder) as entries:
         found = [(e.name, e.stat(follow_symlinks=False)) for e in entries]
     for name, about in found:
         if about.st_dev != device or name == _WORKSHOP:
             continue
-        is_dir = stat.S_ISDIR(about.st_mode)
-        if not is_dir and not stat.S_ISREG(about.st_mode):
-            if workshop >= 0 and about.st_nlink == 1:
-                _bear_again(folder, name, about, workshop)
-            continue
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            fd = os.open(name, flags | (os.O_DIRECTORY if is_dir else 0), dir_fd=folder)
-        except OSError as err:
-            if err.errno in _GONE:
-                continue  # a living tree
-            raise
-        try:
-            if is_dir:
-                _attach(fd, project, device, workshop)
-            _put(fd, project, inherit=is_dir and bool(project))
-        finally:
-            os.close(fd)
-    if os.fstat(folder).st_mtime_ns != before.st_mtime_ns:  # something was born again in it
-        os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
-    if not project:
-        _put(folder, 0, inherit=False)
+        if stat.S_ISDIR(about.st_mode):
+            folders.append(name)
+        elif stat.S_ISREG(about.st_mode):
+            _put_file(folder, name, project)
+        elif workshop >= 0 and about.st_nlink == 1:
+            _bear_again(folder, name, about, workshop)
+    return before, folders
+
+
+def _put_file(folder: int, name: str, project: int) -> None:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(name, flags, dir_fd=folder)
+    except OSError as err:
+        if err.errno in _GONE:
+            return  # a living tree
+        raise
+    try:
+        _put(fd, project, inherit=False)
+    finally:
+        os.close(fd)
 
 
 def _bear_again(folder: int, name: str, about: os.stat_result, workshop: int) -> None:

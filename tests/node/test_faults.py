@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tools
-from vzpy import child, rootfs
+from vzpy import child, quotaid, rootfs
 from vzpy.errors import VzError
 from vzpy.story import (
     convert,
@@ -22,6 +22,9 @@ from vzpy.story import (
     imageroot,
     imagesize,
     mount,
+    net,
+    netdevices,
+    rescue,
     snapshot,
     start,
     stop,
@@ -59,7 +62,8 @@ def test_no_list_of_steps_is_forgotten():
     listed = {step for _, _, _, steps in ACTIONS.values() for step in steps}
     # cut in the tests of those layouts and stories
     listed |= {*snapshot.STEPS, *dump.STEPS}
-    listed |= {*convert.STEPS, *imagesize.STEPS, imageroot.STEP}
+    listed |= {*convert.STEPS, *imagesize.STEPS, imageroot.STEP, *quotaid.STEPS}
+    listed |= {*net.STEPS, *netdevices.STEPS, *rescue.STEPS}
     for path in (tools.ROOT / "vzpy").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "fault":

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _FREEZE, _RECLAIM, _DEATH, _RESTORE = 5.0, 10.0, 5.0, 10.0  # seconds at most
 _PIECE = 16 << 20  # bytes reclaimed between two looks at the clock
+STEPS = ("rescue-frozen", "rescue-reclaimed", "rescue-raised", "rescue-killed")
 _MIB = 1 << 20
 _THRASHING = 10.0  # per cent
 
