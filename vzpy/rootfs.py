@@ -6,8 +6,10 @@ with describe(), prepare() and execute(); prepare() runs while the host's tree i
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import time
 
 from vzpy.kernel import mount as m
 from vzpy.kernel.proc import is_mounted as is_mounted
@@ -31,6 +33,7 @@ RDONLY, NOSUID, NODEV, NOEXEC = (
     m.MOUNT_ATTR_NOEXEC,
 )
 _LXCFS = "/var/lib/lxcfs"
+_BUSY_FOR_A_MOMENT = 0.5  # seconds that an unmount waits for who only looks
 _DIR = os.O_DIRECTORY | os.O_PATH
 
 
@@ -79,12 +82,20 @@ def umount(root: str) -> None:
     """Unmount VE_ROOT with all that is mounted below it, deepest first. Absence is success.
 
     Raises OSError: EBUSY while a process of the host stands in it."""
+    patience = time.monotonic() + _BUSY_FOR_A_MOMENT
     for target in reversed(mounts_below(root)):
-        try:
-            m.umount2(target, m.UMOUNT_NOFOLLOW)
-        except OSError as err:
-            if err.errno not in (2, 22):  # ENOENT, EINVAL: it has gone meanwhile
-                raise
+        while True:
+            try:
+                m.umount2(target, m.UMOUNT_NOFOLLOW)
+                break
+            except OSError as err:
+                if err.errno in (errno.ENOENT, errno.EINVAL):  # it has gone meanwhile
+                    break
+                # Somebody may just be looking whether it is mounted, or hold our descriptors
+                # between a fork and its exec.
+                if err.errno != errno.EBUSY or time.monotonic() > patience:
+                    raise
+                time.sleep(0.005)
 
 
 def detached(root: str, layout: str, private: str) -> tuple[int, list[tuple[str, int]]]:

@@ -22,7 +22,6 @@ WORDS = [
     ("create 102 --ostemplate nope", 91, "nope.tar[.gz|.bz2|.xz] not found\n"),
     ("create 102 --ostemplate ../../etc/passwd", 21,
      "Bad parameter for --ostemplate: ../../etc/passwd\n"),
-    ("create 102 --layout ploop", 99, "set VE_LAYOUT=simfs in ETC/vz.conf\n"),
     ("create 102 --layout zfs", 21, "Bad parameter for --layout: zfs\n"),
     ("create 102 --private relative/x", 21, "Bad parameter for --private: relative/x\n"),
     ("create 102 --private /", 21, "=/: the absolute path of a folder of its own is needed\n"),

@@ -181,8 +181,8 @@ def test_rules_and_routes_are_its_own(lan, vps):
 
 
 @pytest.mark.needs("iptables")
-def test_iptables_of_both_kinds(vps):
-    vps.start()
+def test_iptables_of_both_kinds(vps, start):
+    start("full")
     for kind in ("nft", "legacy"):
         said = shell_inside(vps.facts().pid, f"""set -e
             export XTABLES_LOCKFILE=$(mktemp); trap 'rm $XTABLES_LOCKFILE' EXIT

@@ -26,7 +26,7 @@ def tree(bed, tmp_path):
     subprocess.run(["mount", disk, mount], check=True)
     (mount / "area").mkdir()
     yield mount / "area"
-    subprocess.run(["umount", mount], check=True)
+    subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 def project_of(fd: int) -> tuple[int, bool]:
@@ -37,11 +37,11 @@ def project_of(fd: int) -> tuple[int, bool]:
 def test_however_deep(tree):
     (tree / "file").write_text("x")
     (tree / "link").symlink_to("file")
-    os.utime(tree, ns=(1, 1))
     with Cursor(str(tree)) as here:
         for _ in range(DEEP):
             os.mkdir("d", dir_fd=here.fd)
             here.down("d")
+        os.utime(tree, ns=(1, 1))
         os.close(os.open("last", os.O_CREAT | os.O_WRONLY, dir_fd=here.fd))
         quotatree.attach(str(tree), PROJECT)
         assert project_of(here.fd) == (PROJECT, True)

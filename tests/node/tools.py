@@ -35,6 +35,12 @@ class Ran:
         self.stdout = stdout.decode(errors="surrogateescape")
         self.stderr = stderr.decode(errors="surrogateescape")
 
+    @property
+    def errors(self) -> str:
+        """What it wrote, but for the line on what this machine does not apply."""
+        lines = self.stderr.splitlines(keepends=True)
+        return "".join(x for x in lines if not x.startswith("Warning: not applied on this node"))
+
     def __repr__(self) -> str:
         return f"exit code {self.code}\nstdout: {self.stdout}\nstderr: {self.stderr}"
 

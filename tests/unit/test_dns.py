@@ -100,4 +100,4 @@ def test_whatever_the_guest_wrote(text, servers):
     lines = dns.resolv_conf(text, servers, None)
     found = [line for line in lines if line.split()[:1] == ["nameserver"]]
     assert found == [f"nameserver {server}" for server in servers]
-    assert dns.resolv_conf("\n".join(lines), servers, None) == lines
+    assert dns.resolv_conf("".join(f"{x}\n" for x in lines), servers, None) == lines

@@ -33,6 +33,13 @@ _FEATURE_NODES = {"ppp": "ppp"}
 _FEATURE_MODULES = {
     "sit": "sit", "ipip": "ipip", "ipgre": "ip_gre", "bridge": "bridge", "ppp": "ppp_generic",
 }
+# What iptables of the old kind needs, and no VPS may load, by the level of netfilter.
+_STATELESS = ("iptable_filter", "iptable_mangle", "ip6table_filter", "ip6table_mangle")
+_TABLES = {
+    "stateless": _STATELESS,
+    "stateful": _STATELESS,
+    "full": (*_STATELESS, "iptable_nat", "ip6table_nat"),
+}
 _ALWAYS_ON = ("sysfs",)
 _LOOP_MAJOR = 7  # denied, whatever a file says (vzctl-cli 5)
 
@@ -91,6 +98,8 @@ def before_birth(vps: VPS, cgroup: str, report: Report) -> list[str]:
             devices.fence_node(node)
         except OSError:
             pass  # `vz doctor` tells; without rights of the host a VPS makes no node anyway
+    for name in _TABLES.get(vps.config.own("NETFILTER") or "", ()):
+        load_module(name)  # where it is missing, iptables inside says so
     if not any(vps.config.raw(key) for key in ("DEVICES", "DEVNODES", "FEATURES")):
         return []
     refused = _load_features(vps.config.value("FEATURES") or {})

@@ -199,9 +199,11 @@ def made(paths: NodePaths, ctid: int, plan: Plan, ids: IdRange, report: Report) 
     """A private area is about to be filled: what is put there is counted from the first file on.
     Where that is not possible it is told. Raises VzError 61."""
     assert plan.quota
+    own = Quota(ctid, paths.quota_file(ctid))
     try:
+        own.require(plan.scratch)
         with _failing("init", Exit.DQ_INIT):
-            Quota(ctid, paths.quota_file(ctid)).init(plan.scratch, asked(plan.quota, ids))
+            own.init(plan.scratch, asked(plan.quota, ids))
     except NotPossible as err:
         report(NotApplied(what=", ".join(_not_possible(plan.quota, err))))
 
@@ -227,9 +229,12 @@ def moved(paths: NodePaths, ctid: int, plan: Plan) -> None:
 def drop(paths: NodePaths, ctid: int) -> None:
     """Of a VPS that is being destroyed: no limit of its project and its ids is left, so that
     whoever gets those numbers next starts with none. Absence is success. Raises VzError 66."""
+    own = Quota(ctid, paths.quota_file(ctid))
+    if not os.path.exists(own.file):
+        return
     with _failing("drop", Exit.DQ_OFF):
         try:
-            Quota(ctid, paths.quota_file(ctid)).drop(force=True, detach=False)
+            own.drop(force=True, detach=False)
         except QuotaError as err:
             if err.code != QuotaError.NO_FILE:
                 raise

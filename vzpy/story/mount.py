@@ -85,7 +85,8 @@ def quota_off(vps: VPS, report: Report) -> None:
 def by_layout(vps: VPS, report: Report, fsck: bool) -> list[str]:
     """Returns the options that this node does not apply.
 
-    Raises OSError; VzError 47 when the template tree is gone, 150 when the image is, 152."""
+    Raises OSError; VzError 47 when the template tree is gone, 150 when the image is, 152; 99 for a
+    layout that nobody knows."""
     layout, private, root = vps.layout, vps.private, vps.root
     if layout == "image":
         from vzpy.story import imageroot
@@ -100,6 +101,12 @@ def by_layout(vps: VPS, report: Report, fsck: bool) -> list[str]:
             rootfs.mount_overlay(tree, private, root, view)
         finally:
             os.close(view)
+    elif layout != "simfs":
+        raise VzError(
+            f"Layout {layout} is not supported",
+            Exit.PLOOP_UNSUP,
+            hint="The layouts are overlay, simfs and image.",
+        )
     else:
         view = ns.idmap_userns(b"%d 0 %d\n" % (vps.ids.base, vps.ids.count))
         try:

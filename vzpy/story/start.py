@@ -199,9 +199,10 @@ def prepared(
         undo.callback(enter.reap, pid)
     _step("maps", report)
     ns.write_maps(pid, vps.ids.map_text())
+    # While it waits: once it goes on it may fail, and its start time go with it.
+    facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon, bool(device))
     talk.ours.send(MAPPED)
     _step("facts", report)
-    facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon, bool(device))
     state.write_facts(node.paths, facts)
     not_applied += limits.inside(vps.config, facts)
     state.name_netns(node.paths, facts)
