@@ -27,7 +27,7 @@ NODE_TIMEOUT_S = 3600.0
 # Emulation makes an hour of the whole suite's minutes. So the heart of it runs here each time: what
 # a VPS is, its life, exec, and limits that only this machine has; `make test-vm` runs all but what
 # is slow, or fetches packages, which cannot be had without a network.
-HEART = "inside lifecycle exec set".split()
+HEART = "inside lifecycle exec set ubc netfilter sockets".split()
 NODE_TESTS = "-m 'not network and not slow'"
 if os.environ.get("VZ_TEST_VM_ALL"):
     NODE_TESTS += " tests/node"
