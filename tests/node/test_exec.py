@@ -320,6 +320,7 @@ class TestEnter:
             t.type("\x03")
             t.type("echo still-$((2+2))\n")
             t.expect("still-4")
+            t.expect("# ")  # what is typed before a prompt may be flushed by it
             t.type("\x04")
             t.expect("exited from CT 101")
             assert t.tool.wait(10) == 0

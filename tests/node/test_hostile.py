@@ -394,6 +394,7 @@ class TestGuest:
         """Who comes in is moved into a frozen cgroup, before or after it has become a program."""
         up.exec(["sh", "-c", """
             cd /sys/fs/cgroup; mkdir jail; echo 1 >jail/cgroup.freeze
+            echo $$ >cgroup.procs  # or it would be the first in the jail
             (while :; do for f in .vz-*/cgroup.procs; do while read p; do
                 [ $p != 0 ] && echo $p >jail/cgroup.procs; done <$f; done 2>/dev/null; done) &
             echo $! >cgroup.procs"""], timeout=20)  # fmt: skip
