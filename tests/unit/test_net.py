@@ -23,7 +23,8 @@ def test_only_what_one_machine_can_have(address):
     except Invalid:
         accepted = False
     refused = address.is_multicast or address.is_loopback or address.is_link_local
-    refused |= address.version == 6 and int(address) < 1 << 32  # IPv4-compatible (RFC 4291)
+    if address.version == 6:  # what was once for IPv4 in IPv6, and for one site
+        refused |= int(address) < 1 << 32 or address.is_site_local
     if refused or getattr(address, "ipv4_mapped", None):
         assert not accepted
     elif address.is_global or str(address).startswith(("10.", "192.168.", "fd")):
