@@ -152,17 +152,7 @@ def from_vps(known: int, counters: int, mac: bytes) -> bytes:
 
     _fetch(code, _IP6_SOURCE, _KEY, 16, "from-ip6")
     _look_up(code, known, "from-ip6")
-    # Neighbour discovery has hop limit 255 or is ignored; what is hidden behind an extension
-    # header and has it as well is taken for such.
-    _fetch(code, _IP6_NEXT_HEADER, _BYTES, 2, "from-ip6")  # and hop limit
-    code.load(R0, R10, _BYTES + 1, 1)
-    code.jump_if("pass", R0, "!=", 255)
-    code.load(R0, R10, _BYTES, 1)
-    code.jump_if("pass", R0, "==", _TCP)
-    code.jump_if("pass", R0, "==", _UDP)
-    code.jump_if("from-ndp", R0, "!=", _ICMP6)
-    _fetch(code, _ICMP6_TYPE, _BYTES, 1, "from-ndp")
-    code.load(R0, R10, _BYTES, 1)
+    _neighbour_discovery(code)
     code.set(R0, "-", _NDP_FIRST)
     code.jump_if("pass", R0, ">", _NDP_LAST - _NDP_FIRST)
     code.jump("from-ndp")
@@ -172,6 +162,22 @@ def from_vps(known: int, counters: int, mac: bytes) -> bytes:
     _look_up(code, known, "from-ip4")
     _end(code, counters, [reason for reason in REASONS if reason.startswith("from-")])
     return code.assemble()
+
+
+def _neighbour_discovery(code: Code) -> None:
+    """R0 = the type of an ICMPv6 message that may be neighbour discovery; the rest has passed.
+
+    It has hop limit 255 or is ignored; what is hidden behind an extension header and has it as well
+    is taken for such."""
+    _fetch(code, _IP6_NEXT_HEADER, _BYTES, 2, "from-ip6")  # and hop limit
+    code.load(R0, R10, _BYTES + 1, 1)
+    code.jump_if("pass", R0, "!=", 255)
+    code.load(R0, R10, _BYTES, 1)
+    code.jump_if("pass", R0, "==", _TCP)
+    code.jump_if("pass", R0, "==", _UDP)
+    code.jump_if("from-ndp", R0, "!=", _ICMP6)
+    _fetch(code, _ICMP6_TYPE, _BYTES, 1, "from-ndp")
+    code.load(R0, R10, _BYTES, 1)
 
 
 def to_vps(known: int, counters: int) -> bytes:
@@ -198,15 +204,7 @@ def from_port(counters: int, mac: bytes) -> bytes:
     code.load(R0, R6, _PROTOCOL, 4)
     code.jump_if("arp", R0, "==", _ETH_ARP)
     code.jump_if("pass", R0, "!=", _ETH_IP6)
-    _fetch(code, _IP6_NEXT_HEADER, _BYTES, 2, "from-ip6")
-    code.load(R0, R10, _BYTES + 1, 1)
-    code.jump_if("pass", R0, "!=", 255)
-    code.load(R0, R10, _BYTES, 1)
-    code.jump_if("pass", R0, "==", _TCP)
-    code.jump_if("pass", R0, "==", _UDP)
-    code.jump_if("from-ndp", R0, "!=", _ICMP6)
-    _fetch(code, _ICMP6_TYPE, _BYTES, 1, "from-ndp")
-    code.load(R0, R10, _BYTES, 1)
+    _neighbour_discovery(code)
     for kind in (_ROUTER_ADVERTISEMENT, _NDP_LAST):
         code.jump_if("from-ndp", R0, "==", kind)
     code.jump("pass")

@@ -13,6 +13,8 @@ import _socket
 import errno
 import struct
 
+from vzpy.kernel.netlink import NLM_F_ACK, NLM_F_CREATE, Request, attr, nested
+
 DISABLED, STATELESS, STATEFUL, FULL = "disabled", "stateless", "stateful", "full"
 TABLE = "vz_stateless"
 
@@ -77,10 +79,9 @@ def _of_arch(socket: int, setsockopt: int, socketcall: int) -> list[tuple[int, i
 
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NEWTABLE, _NEWCHAIN, _NEWRULE = 0x0A00, 0x0A03, 0x0A06
-_REQUEST, _ACK, _CREATE, _APPEND = 0x1, 0x4, 0x400, 0x800
+_APPEND = 0x800
 _INET, _SUBSYSTEM = 1, 10
 _FLAG_OWNER = 2
-_NESTED = 0x8000
 _RAW = -300  # NF_IP_PRI_RAW, before connection tracking at -200
 _HOOKS = (("prerouting", 0), ("output", 3))
 
@@ -112,33 +113,27 @@ def keep_untracked() -> _socket.socket:
 
 
 def transaction() -> bytes:
-    table = _text(1, TABLE)
-    messages = [_message(_NEWTABLE, _CREATE, table + _number(2, _FLAG_OWNER))]
+    table = attr(1, TABLE)
+    messages = [_message(_NEWTABLE, NLM_F_CREATE, table, _number(2, _FLAG_OWNER))]
     for chain, hook in _HOOKS:
-        where = _attr(4 | _NESTED, _number(1, hook) + _number(2, _RAW & 0xFFFFFFFF))
-        kind = _text(7, "filter")
-        messages.append(_message(_NEWCHAIN, _CREATE, table + _text(3, chain) + where + kind))
-        notrack = _attr(4 | _NESTED, _attr(1 | _NESTED, _text(1, "notrack")))
-        rule = table + _text(2, chain) + notrack
-        messages.append(_message(_NEWRULE, _CREATE | _APPEND, rule))
-    ends = [struct.pack("=IHHIIBBH", 20, kind, _REQUEST, 0, 0, 0, 0, _SUBSYSTEM << 8)
-            for kind in (_BATCH_BEGIN, _BATCH_END)]  # fmt: skip
+        where = nested(4, _number(1, hook), _number(2, _RAW & 0xFFFFFFFF))
+        kind = attr(7, "filter")
+        messages.append(_message(_NEWCHAIN, NLM_F_CREATE, table, attr(3, chain), where, kind))
+        notrack = nested(4, nested(1, attr(1, "notrack")))
+        flags = NLM_F_CREATE | _APPEND
+        messages.append(_message(_NEWRULE, flags, table, attr(2, chain), notrack))
+    ends = [
+        Request(kind, 0, struct.pack(">BBH", 0, 0, _SUBSYSTEM), "").packed(0)
+        for kind in (_BATCH_BEGIN, _BATCH_END)
+    ]
     return ends[0] + b"".join(messages) + ends[1]
 
 
-def _message(kind: int, flags: int, attributes: bytes) -> bytes:
-    length = 20 + len(attributes)
-    header = struct.pack("=IHHII", length, kind, _REQUEST | _ACK | flags, 0, 0)
-    return header + struct.pack(">BBH", _INET, 0, 0) + attributes
-
-
-def _attr(kind: int, data: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _text(kind: int, text: str) -> bytes:
-    return _attr(kind, text.encode() + b"\0")
+def _message(kind: int, flags: int, *attributes: bytes) -> bytes:
+    body = struct.pack(">BBH", _INET, 0, 0) + b"".join(attributes)
+    return Request(kind, flags | NLM_F_ACK, body, "").packed(0)
 
 
 def _number(kind: int, value: int) -> bytes:
-    return _attr(kind, struct.pack(">I", value))
+    """As nftables has numbers: big-endian."""
+    return attr(kind, struct.pack(">I", value))

@@ -14,7 +14,7 @@ import time
 
 from vzpy import qgroup
 from vzpy.kernel import quotactl as q
-from vzpy.kernel.proc import unescape
+from vzpy.kernel.proc import mount_of
 from vzpy.quotafile import Row, Ugid
 from vzpy.record import replace
 
@@ -31,19 +31,6 @@ _OFF = (errno.ESRCH, errno.ENOSYS, errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL)
 def open_tree(path: str) -> int:
     """A descriptor of the directory. Raises OSError."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def mount_of(path: str) -> tuple[str, str]:
-    """(source, type) of the file system that holds a path (proc_pid_mountinfo(5))."""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            head, _, rest = line.partition(b" - ")
-            if head.split()[2] == wanted.encode():
-                fstype, source = rest.split()[:2]
-                return unescape(source), fstype.decode()
-    return "the device", "unknown"
 
 
 def enforced(fd: int, kind: int = q.PRJQUOTA) -> bool:

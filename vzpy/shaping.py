@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 
+from vzpy import netnotes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +30,12 @@ _LEAST_BURST = 1 << 17  # bytes; two of the largest packets that a veth carries
 def total(rates: Sequence[str]) -> int:
     """Bits a second of RATE (`device:class:kbit` each), all together; 0 is no limit."""
     return sum(int(rate.rpartition(":")[2]) for rate in rates) * 1000
+
+
+def host_ends(directory: str) -> list[str]:
+    """The host ends of a VPS's devices, by its notes: what it has of links but our own."""
+    links = [note[1] for note in netnotes.read(directory) if note[0] == netnotes.LINK]
+    return [name for name in links if not name.startswith(PREFIX)]
 
 
 class Shaper:
@@ -65,10 +73,10 @@ class Shaper:
         return int(found[0]) if found else 0
 
     def _limit(self, index: int, detour: str, rate: int) -> None:
-        if not self._index(detour):
-            self.ip.link("add", ifname=detour, kind="ifb")
         from pyroute2.netlink.exceptions import NetlinkError
 
+        if not self._index(detour):
+            self.ip.link("add", ifname=detour, kind="ifb")
         through = self._index(detour)
         self.ip.link("set", index=through, state="up")
         bucket = {

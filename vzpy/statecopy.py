@@ -165,6 +165,8 @@ class Copy:
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
                     todo.append(entry.name)
+                elif not self.wants(status):
+                    pass
                 elif status.st_nlink == 1:
                     self._entry(here, entry.name, status, there, entry.name, earlier)
                 else:
@@ -234,7 +236,12 @@ class Copy:
     def entry(self, here: Cursor, name: str, there: Cursor) -> None:
         """One entry that is no directory."""
         status = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
-        self._entry(here, name, status, there, name, None)
+        if self.wants(status):
+            self._entry(here, name, status, there, name, None)
+
+    def wants(self, status: os.stat_result) -> bool:
+        """Whether an entry that is no directory is copied at all."""
+        return True
 
     def _file(self, source_dir: int, name: str, target_dir: int, new: str) -> None:
         source = os.open(name, _SOURCE, dir_fd=source_dir)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import netnotes, shaping
+from vzpy import shaping
 from vzpy.kernel import rtnetlink
 from vzpy.record import record
 
@@ -31,11 +31,10 @@ class Counts:
 def of_devices(sock: Socket, directory: str) -> Counts:
     """What the devices of a running VPS have carried so far, by its notes."""
     found = Counts()
-    for note in netnotes.read(directory):
-        if note[0] == netnotes.LINK and not note[1].startswith(shaping.PREFIX):
-            received = rtnetlink.statistics(sock, note[1])
-            if received:  # by the host's end, from the VPS
-                found = found.plus(Counts(*received[2:], *received[:2]))
+    for name in shaping.host_ends(directory):
+        received = rtnetlink.statistics(sock, name)
+        if received:  # by the host's end, from the VPS
+            found = found.plus(Counts(*received[2:], *received[:2]))
     return found
 
 

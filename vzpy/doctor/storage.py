@@ -52,7 +52,7 @@ class Place:
         while not os.path.isdir(path):
             path = os.path.dirname(path)
         self.path = path
-        self.source, self.fstype = _mount_of(path)
+        self.source, self.fstype = proc.mount_of(path)
 
     def scratch(self, act: Callable[[str], object], todo: str = "") -> str:
         """Call act(FOLDER) in a child with mounts of its own; the folder is on this file system."""
@@ -67,19 +67,6 @@ class Place:
             return in_child(alone, todo)
         finally:
             shutil.rmtree(folder)
-
-
-def _mount_of(path: str) -> tuple[str, str]:
-    """(source, type) of the mount that holds a path (proc_pid_mountinfo(5))."""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            head, _, rest = line.partition(b" - ")
-            if head.split()[2] == wanted.encode():
-                fstype, source = rest.split()[:2]
-                return proc.unescape(source), fstype.decode()
-    return "the device", "unknown"
 
 
 def probes(place: Place) -> Iterator[Probe]:

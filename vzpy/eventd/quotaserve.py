@@ -19,7 +19,7 @@ import struct
 import time
 
 from vzpy import quota, quotaugids
-from vzpy.kernel import libc, process, seccomp
+from vzpy.kernel import libc, proc, process, seccomp
 from vzpy.kernel import quotactl as q
 from vzpy.model import IdRange
 from vzpy.node import Node
@@ -184,7 +184,7 @@ class Server:
     def __init__(self, listener: int, facts: Facts, records: Records) -> None:
         self.listener, self.init, self.base = listener, facts.pid, facts.base
         self.records, self.fd = records, records.fd
-        self.device = quota.mount_of(records.tree)[0]
+        self.device = proc.mount_of(records.tree)[0]
 
     def one(self) -> None:
         """Hear one call and answer it."""

@@ -67,6 +67,19 @@ def mounts_below(root: str) -> list[str]:
     return [x for x in mount_points() if x == root or x.startswith(root + "/")]
 
 
+def mount_of(path: str) -> tuple[str, str]:
+    """(source, type) of the file system that holds a path (proc_pid_mountinfo(5))."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            head, _, rest = line.partition(b" - ")
+            if head.split()[2] == wanted.encode():
+                fstype, source = rest.split()[:2]
+                return unescape(source), fstype.decode()
+    return "the device", "unknown"
+
+
 def unescape(field: bytes) -> str:
     r"""A field of mountinfo: \040 and the like are octal for blank, tab, newline, backslash."""
     if b"\\" in field:

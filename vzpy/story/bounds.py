@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from contextlib import contextmanager
 
 from vzpy import cgroups, knobs, ns, rootfs
 from vzpy.kernel import mount as m
@@ -28,7 +27,6 @@ from vzpy.story import within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
 
     from vzpy.model import Facts, IdRange
     from vzpy.ubc import Values
@@ -114,7 +112,7 @@ def inside(asked: Values, facts: Facts) -> list[str]:
 def read(facts: Facts) -> dict[str, tuple[int, int, int]]:
     """NUMPTY -> held, maxheld (of this moment), failcnt (which the kernel does not count)."""
     try:
-        with _root_of(facts) as root:
+        with within.root_of(facts) as root:
             _check_mounted(facts.pid, "dev/pts", b"devpts")
             fd = m.openat2(root, "dev/pts", os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -176,7 +174,7 @@ def _change(asked: Values, facts: Facts) -> list[str]:
     for key, mountpoint, kind, options in mounts:
         if asked.value(key):
             try:
-                with _root_of(facts) as root:
+                with within.root_of(facts) as root:
                     _check_mounted(facts.pid, mountpoint, kind)
                     _remount(root, mountpoint, options)
             except OSError:
@@ -234,12 +232,3 @@ def _write_sysctls(asked: Values, facts: Facts, keys: list[str]) -> list[str]:
     except OSError:
         return [key.lower() for key in keys if _limit(asked, key)]
     return []
-
-
-@contextmanager
-def _root_of(facts: Facts) -> Iterator[int]:
-    fd = os.open(f"/proc/{facts.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

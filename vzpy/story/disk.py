@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from vzpy import qgroup, quota, quotabusy
+from vzpy import qgroup, quotabusy
 from vzpy.errors import Exit, VzError
 from vzpy.events import InitializingQuota, NotApplied
+from vzpy.kernel import proc
 from vzpy.quotafile import QuotaError
 from vzpy.quotaid import Asked, NotPossible, Quota, is_on
 
@@ -138,7 +139,7 @@ def device_inside(vps: VPS, by_daemon: bool, not_applied: list[str]) -> str:
     that is not so the option is added to what is not applied, and there is none."""
     if "quotaugidlimit" in not_applied:
         return ""
-    source = quota.mount_of(tree_of(vps))[0]
+    source = proc.mount_of(tree_of(vps))[0]
     if not by_daemon or vps.layout == "overlay" or not source.startswith("/dev/"):
         not_applied.append("quotaugidlimit")
         return ""

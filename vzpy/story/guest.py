@@ -4,17 +4,15 @@ while it runs made known to what runs inside."""
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 
 from vzpy import dist
 from vzpy.errors import Exit, VzError
 from vzpy.kernel import process
 from vzpy.model import IdRange
+from vzpy.story import within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.model import Facts
@@ -56,7 +54,7 @@ def set_dns(root: int, config: Config, ids: IdRange) -> tuple[str, ...]:
 def live(change: Change, report: Report) -> list[str]:
     """See story/live.py. Raises VzError 18, 70, 3."""
     facts, ids = change.facts, IdRange(change.facts.base, change.facts.count)
-    with root_of(facts) as root:
+    with within.root_of(facts) as root:
         if "HOSTNAME" in change.keys and (hostname := change.after.value("HOSTNAME")):
             dist.set_hostname(root, hostname, ids, first_address(change.after))
             name_namespace(facts, hostname)
@@ -79,29 +77,11 @@ def _tell(change: Change, command: tuple[str, ...]) -> None:
         pass
 
 
-@contextmanager
-def root_of(facts: Facts) -> Iterator[int]:
-    """A descriptor of the root that init of a running VPS has."""
-    fd = os.open(f"/proc/{facts.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
 def name_namespace(facts: Facts, hostname: str) -> None:
     """sethostname(2) in the UTS namespace of a VPS. Raises VzError 18."""
-    init = os.pidfd_open(facts.pid)
     try:
-        pid = os.fork()  # the namespace of a thread among others cannot be changed and changed back
-        if pid == 0:
-            try:
-                process.setns(init, process.CLONE_NEWUTS)
-                process.sethostname(os.fsencode(hostname))
-                os._exit(0)
-            finally:
-                os._exit(1)
-        if os.waitpid(pid, 0)[1]:
-            raise VzError(f"Unable to set host name {hostname}", Exit.SETLUID)
-    finally:
-        os.close(init)
+        within.as_root(
+            facts.pid, process.CLONE_NEWUTS, lambda: process.sethostname(os.fsencode(hostname))
+        )
+    except OSError as err:
+        raise VzError(f"Unable to set host name {hostname}", Exit.SETLUID) from err

@@ -13,7 +13,6 @@ from vzpy.statecopy import Copy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vzpy.kernel.cursor import Cursor
     from vzpy.model import IdRange
     from vzpy.statecopy import Progress
 
@@ -62,29 +61,8 @@ class _Moved(Copy):
         if is_layer:
             self._kept = (*self._kept, "trusted.overlay.")
 
-    def _entry(
-        self,
-        here: Cursor,
-        name: str,
-        status: os.stat_result,
-        there: Cursor,
-        new: str,
-        earlier: Cursor | None,
-    ) -> None:
-        if not _is_harmful(status):
-            super()._entry(here, name, status, there, new, earlier)
-
-    def _linked(
-        self,
-        here: Cursor,
-        name: str,
-        status: os.stat_result,
-        there: Cursor,
-        earlier: Cursor | None,
-        links: int,
-    ) -> None:
-        if not _is_harmful(status):
-            super()._linked(here, name, status, there, earlier, links)
+    def wants(self, status: os.stat_result) -> bool:
+        return not _is_harmful(status)
 
     def keep(
         self, source: int | str, target: int | str, status: os.stat_result, *, follow: bool

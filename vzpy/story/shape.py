@@ -32,7 +32,7 @@ def apply(paths: NodePaths, ctid: int, rates: list[str]) -> None:
     """Give each network device of a VPS that the host has an end of the rate, 0 for none."""
     directory, rate = state.directory(paths, ctid), shaping.total(rates)
     with shaping.Shaper() as shaper:
-        for name in _devices(directory):
+        for name in shaping.host_ends(directory):
             detour = shaper.detour(name)
             if not detour:
                 continue  # the VPS has removed it
@@ -50,8 +50,3 @@ def apply(paths: NodePaths, ctid: int, rates: list[str]) -> None:
                 ) from err
             if not rate:
                 netnotes.remove(directory, [note])
-
-
-def _devices(directory: str) -> list[str]:
-    links = [note[1] for note in netnotes.read(directory) if note[0] == netnotes.LINK]
-    return [name for name in links if not name.startswith(shaping.PREFIX)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 from vzpy import ns
 from vzpy.kernel import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from vzpy.model import Facts
 
 
 def as_root(pid: int, namespaces: int, act: Callable[[], None]) -> None:
@@ -41,6 +44,16 @@ def as_root(pid: int, namespaces: int, act: Callable[[], None]) -> None:
         number, _, path = said.partition(" ")
         code = int(number or _EIO)  # it was killed
         raise OSError(code, os.strerror(code), path or None)
+
+
+@contextmanager
+def root_of(facts: Facts) -> Iterator[int]:
+    """A descriptor of the root that init of a running VPS has."""
+    fd = os.open(f"/proc/{facts.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 _EIO = 5
