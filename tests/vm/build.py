@@ -51,6 +51,7 @@ PACKAGES = (
     "btrfs-progs",
     "busybox-static",
     "bzip2",
+    "dmsetup",
     "e2fsprogs",
     "iproute2",
     "iptables",
