@@ -23,17 +23,18 @@ if TYPE_CHECKING:
     from vzpy.kernel.netlink import Request, Socket
 
 # Why a packet was dropped, in the order of the counters.
-REASONS = (
-    "from-mac",  # the sender's hardware address is not the VPS's
-    "from-ip4",  # an IPv4 source that is not the VPS's
-    "from-ip6",
-    "from-arp",  # any ARP
-    "from-ndp",  # neighbour discovery and router advertisements
-    "from-other",  # no IP, or a VLAN tag
-    "to-ip4",  # an IPv4 destination that is not the VPS's: broadcast of the host
-    "to-ip6",
-    "to-other",  # no IP, or on a bridge somebody else's hardware address
-)
+REASONS = {
+    "from-mac": "sent by another hardware address than its own",
+    "from-ip4": "sent by an IPv4 address that it has not",
+    "from-ip6": "sent by an IPv6 address that it has not",
+    "from-arp": "sent ARP; on a bridge only in the name of another hardware address",
+    "from-ndp": "sent neighbour discovery; on a bridge only router advertisements, redirects",
+    "from-other": "sent what is no IP, or has a VLAN tag",
+    "to-ip4": "sent to an IPv4 address that it has not, as the node's broadcasts are",
+    "to-ip6": "sent to an IPv6 address that it has not, as the node's multicasts are",
+    "to-other": "sent to it and no IP, or on a bridge to another hardware address",
+}
+_REASONS = tuple(REASONS)
 FROM, TO = "vz_from", "vz_to"
 _ADDRESSES, _DROPPED = "vz_addresses", "vz_dropped"
 MAX_ADDRESSES = 4096
@@ -112,10 +113,16 @@ def forbid(sock: Socket, index: int, addresses: Iterable[bytes]) -> None:
                 pass
 
 
-def dropped(sock: Socket, index: int) -> dict[str, int]:
-    """Packets dropped since the device is there, by REASONS. Raises OSError."""
+def dropped(sock: Socket, index: int) -> dict[str, int] | None:
+    """Packets dropped since the device is there, by REASONS; None for one that is not guarded.
+
+    Raises OSError."""
     with Opened() as opened:
-        row = bpf.map_lookup(opened(_map(sock, index, _DROPPED)), 8 * len(REASONS))
+        try:
+            counters = opened(_map(sock, index, _DROPPED))
+        except FileNotFoundError:
+            return None
+        row = bpf.map_lookup(counters, 8 * len(REASONS))
     return {
         reason: int.from_bytes(row[8 * i : 8 * i + 8], "little")
         for i, reason in enumerate(REASONS)
@@ -273,7 +280,7 @@ def _end(code: Code, counters: int, reasons: list[str]) -> None:
     code.exit(_TC_ACT_UNSPEC)
     for reason in reasons:
         code.label(reason)
-        code.set(R2, "=", 8 * REASONS.index(reason))
+        code.set(R2, "=", 8 * _REASONS.index(reason))
         code.jump("drop")
     code.label("drop")
     code.map_value(R1, counters)

@@ -1,4 +1,5 @@
-"""Bytes and packets of VPSs: those of their devices now, and what was counted before a stop.
+"""Bytes and packets of VPSs: those of their devices now, and what was counted before a stop; and
+the packets that were stopped on the way (antispoof.py).
 
 STATE/traffic/N has the sums of devices that are gone: four numbers on one line."""
 
@@ -6,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import shaping
+from vzpy import antispoof, netnotes, shaping
 from vzpy.kernel import rtnetlink
 from vzpy.record import record
 
@@ -26,6 +27,25 @@ class Counts:
 
     def plus(self, other: Counts) -> Counts:
         return Counts(*(a + b for a, b in zip(self.__dict__.values(), other.__dict__.values())))
+
+
+@record
+class Checked:
+    """A device of a running VPS, and the packets that were dropped since it is there."""
+
+    device: str  # inside, as it was named at first
+    host_device: str
+    dropped: dict[str, int] | None  # by antispoof.REASONS; None where nothing is checked
+
+
+def checked(sock: Socket, directory: str) -> list[Checked]:
+    """The devices of a running VPS that the host has an end of, by its notes. Raises OSError."""
+    inside = {note[1]: note[2] for note in netnotes.read(directory) if note[2:]}
+    return [
+        Checked(inside[name], name, antispoof.dropped(sock, link.index))
+        for name in shaping.host_ends(directory)
+        if (link := rtnetlink.find_link(sock, name))
+    ]
 
 
 def of_devices(sock: Socket, directory: str) -> Counts:

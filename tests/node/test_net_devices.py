@@ -92,7 +92,7 @@ def send(vps, frame: bytes) -> None:
     sock.close()
 
 
-def test_mac_filter(lan, bridge, vps, vzctl):
+def test_mac_filter(lan, bridge, vps, vzctl, cli):
     """On unless it is switched off: other hardware addresses, ARP in their name and router
     advertisements stay inside."""
     vps.set(netif_add=f"eth0,{MAC},veth101.0,{HOST_MAC},br0")
@@ -131,6 +131,7 @@ def test_mac_filter(lan, bridge, vps, vzctl):
     assert vzctl("set", 101, "--ifname", "eth0", "--mac_filter", "off").code == 0
     assert heard() == set(forged)
     ear.close()
+    assert "nothing is checked: mac_filter=off" in cli("vznetstat", "-d").stdout
 
 
 REFUSED = [

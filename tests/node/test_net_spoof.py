@@ -178,6 +178,23 @@ def test_forged_frames_do_not_arrive(lan, guarded):
     assert ping(lan.neighbour, V4) == ping(lan.neighbour, V6) == 2
 
 
+def test_the_counters_are_told(lan, guarded, cli):
+    for what in ("neighbour's IPv4", "the node's IPv4", "ARP reply", "router by its own"):
+        send(guarded, FORGED[what][0])
+    told = cli("vznetstat", "-d", "-v", 101).stdout.splitlines()
+    assert told[0].split() == ["CTID", "Device", "Dropped(pkts)", "Reason"]
+    sent = [row.split(maxsplit=3) for row in told if " from-" in row]
+    assert sent == [
+        ["101", "venet0", "2", "from-ip4: sent by an IPv4 address that it has not"],
+        ["101", "venet0", "1", f"from-arp: {antispoof.REASONS['from-arp']}"],
+        ["101", "venet0", "1", f"from-ndp: {antispoof.REASONS['from-ndp']}"],
+    ]
+    (row,) = json.loads(cli("vznetstat", "--dropped", "--json").stdout)
+    assert (row["ctid"], row["device"], row["dropped"]["from-ip4"]) == (101, "venet0", 2)
+    assert list(row["dropped"]) == list(antispoof.REASONS)
+    assert cli("vznetstat", "-d", "-v", 102).stdout.splitlines() == told[:1]
+
+
 def test_its_root_cannot_undo_it(lan, guarded, vzctl):
     """With all that it may do to its own end of the pair."""
     inner(guarded, "ip link set venet0 arp on")

@@ -228,11 +228,22 @@ def _fields() -> list[str]:
     return lines
 
 
+def _reasons() -> list[str]:
+    """Why antispoof.py drops a packet."""
+    from vzpy import antispoof
+
+    lines = []
+    for reason, text in antispoof.REASONS.items():
+        lines += [f"**{reason}**", f": {_sentence(text)}", ""]
+    return lines
+
+
 _DIRECTIVES: dict[str, Callable[..., list[str]]] = {
     "actions": _actions,
     "config": _config,
     "fields": _fields,
     "options": _options,
     "parameters": _parameters,
+    "reasons": _reasons,
     "vz": _vz,
 }
