@@ -2,8 +2,8 @@
 
 vz/N       limits, owned by the host's root
 vz/N/ve    root of the VPS's cgroup namespace, delegated to the VPS's root
-vz/N/ve/.vz-PID   where an exec is born: inside the delegated tree, so that pam_systemd and
-                  systemd-run of the VPS may move it
+vz/N/ve/.vz-X   where an exec is born: inside the delegated tree, so that pam_systemd and
+                systemd-run of the VPS may move it; X is random, since a guest sees it
 
 Two levels, because who delegates and who is delegated to both claim a cgroup's files."""
 
@@ -167,9 +167,13 @@ def lower_memory(path: str, limits: Limits) -> int:
 _RECLAIMS = 5
 
 
-def leaf(path: str, ids: IdRange, name: str) -> str:
-    """A delegated cgroup below vz/N/ve for one exec; an old one of that name is taken over."""
-    made = f"{path}/ve/{name}"
+def leaf(path: str, ids: IdRange) -> str:
+    """A new delegated cgroup below vz/N/ve for one exec."""
+    return _new_leaf(f"{path}/ve", ids)
+
+
+def _new_leaf(where: str, ids: IdRange) -> str:
+    made = f"{where}/.vz-{os.urandom(6).hex()}"
     mkdir(made)
     delegate(made, ids)
     return made
@@ -178,8 +182,8 @@ def leaf(path: str, ids: IdRange, name: str) -> str:
 _SPARE = 8  # tasks
 
 
-def leaf_beside(path: str, ids: IdRange, name: str) -> str:
-    """A delegated cgroup vz/N/NAME for an exec into a VPS that has all the tasks it may have, and
+def leaf_beside(path: str, ids: IdRange) -> str:
+    """The same beside vz/N/ve, for an exec into a VPS that has all the tasks it may have, and
     would have any more as soon as there were any: its limit is moved to vz/N/ve, and vz/N gets a
     few more. remove_leaf() takes that back.
 
@@ -188,10 +192,7 @@ def leaf_beside(path: str, ids: IdRange, name: str) -> str:
     if read(f"{path}/ve", "pids.max").strip() == "max" and limit != "max":
         write(f"{path}/ve", "pids.max", limit)
         write(path, "pids.max", str(int(limit) + _SPARE))
-    made = f"{path}/{name}"
-    mkdir(made)
-    delegate(made, ids)
-    return made
+    return _new_leaf(path, ids)
 
 
 def _without_spare(path: str) -> None:

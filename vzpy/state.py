@@ -11,7 +11,7 @@ import time
 
 from vzpy.errors import Exit, Locked, VzError
 from vzpy.events import silent
-from vzpy.kernel.proc import boot_id, slurp, starttime
+from vzpy.kernel.proc import boot_id, life, slurp, starttime
 from vzpy.model import RUN, Facts, NodePaths
 
 TYPE_CHECKING = False
@@ -94,16 +94,31 @@ def read_facts(paths: NodePaths, ctid: int) -> Facts | None:
 
 
 def find(paths: NodePaths, ctid: int) -> Facts | None:
-    """The facts of a running VPS; None when its init does not live."""
+    """The facts of a running VPS; None when its init does not live, or has yet to be executed: a
+    start that still may fail, a script that is run in a stopped VPS."""
+    facts = read_facts(paths, ctid)
+    return facts if facts and _lives(facts)[1] else None
+
+
+def begun(paths: NodePaths, ctid: int) -> Facts | None:
+    """The same, of one whose init has yet to be executed too."""
     facts = read_facts(paths, ctid)
     return facts if facts and alive(facts) else None
 
 
 def alive(facts: Facts) -> bool:
+    """Its first task lives, be it an init already or not."""
+    return _lives(facts)[0]
+
+
+def _lives(facts: Facts) -> tuple[bool, bool]:
+    """Whether the first task lives, and as an init."""
     try:
-        return starttime(facts.pid) == facts.starttime and facts.boot_id == boot_id()
+        born, executed = life(facts.pid)
     except OSError:
-        return False
+        return False, False
+    same = born == facts.starttime and facts.boot_id == boot_id()
+    return same, same and executed
 
 
 def forget(paths: NodePaths, ctid: int) -> None:

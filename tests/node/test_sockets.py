@@ -28,7 +28,7 @@ def within(vps, act):
     """What act() returns, called in a process of the VPS's cgroup and network: the tests' Python,
     since templates have none."""
     facts = vps.facts()
-    leaf = cgroups.leaf(facts.cgroup, vps.ids, ".vz-test")
+    leaf = cgroups.leaf(facts.cgroup, vps.ids)
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

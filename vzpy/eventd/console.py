@@ -171,7 +171,7 @@ class Consoles:
     def adopts(self, name: str, master: int) -> bool:
         """Take a console that vz-fdkeep held while there was no daemon; its VPS has to run."""
         number = name.removeprefix(_NAME)
-        if not number.isdigit() or not state.find(self.daemon.paths, int(number)):
+        if not number.isdigit() or not state.begun(self.daemon.paths, int(number)):
             return False
         self.install(int(number), master)
         return True

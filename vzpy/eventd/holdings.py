@@ -50,7 +50,7 @@ class Holdings:
     def adopt(self, name: str, fd: int) -> None:
         """What vz-fdkeep held for a predecessor of ours; dropped when its VPS runs no more."""
         kind, _, number = name.rpartition("-")
-        if number.isdigit() and state.find(self.daemon.paths, int(number)):
+        if number.isdigit() and state.begun(self.daemon.paths, int(number)):
             self.keep(int(number), kind, fd)
             return
         self.daemon.keeper.store(name, fd)  # a drop is told only to a keeper that we know

@@ -48,7 +48,7 @@ class QuotaBroker:
     def _serve(self, ctid: int, name: str, listener: int) -> None:
         from vzpy.eventd import quotaserve
 
-        facts = state.find(self.daemon.paths, ctid)
+        facts = state.begun(self.daemon.paths, ctid)
         if facts is None:
             return  # it has ended: so has everybody who waits
         pid = os.fork()

@@ -25,10 +25,19 @@ def starttime(pid: int) -> int:
     """Field 22 of /proc/PID/stat (ticks since boot): with the pid it names one process.
 
     Raises OSError when there is no such process, or only its zombie."""
+    return life(pid)[0]
+
+
+def life(pid: int) -> tuple[int, bool]:
+    """starttime(), and whether it has executed a program since it was cloned (PF_FORKNOEXEC of
+    include/linux/sched.h in field 9). Raises OSError as starttime() does."""
     fields = slurp(f"/proc/{pid}/stat").rpartition(b")")[2].split(None, 20)
     if fields[0] in (b"Z", b"X"):
         raise ProcessLookupError(3, os.strerror(3), f"/proc/{pid}")
-    return int(fields[19])
+    return int(fields[19]), not int(fields[6]) & _FORKNOEXEC
+
+
+_FORKNOEXEC = 0x40
 
 
 def parent(pid: int) -> int:

@@ -35,8 +35,7 @@ STEPS = ("exec-leaf", "exec-launch", "exec-ready")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 EXEC_ENV = {b"PATH": PATH.encode(), b"HOME": b"/", b"TERM": b"linux"}
 NO_PROGRAM = 127
-# A leaf outlives its spawn(), so two of a process never have the same name.
-_serial = iter(range(1 << 62))
+_serial = iter(range(1 << 62))  # of the listeners of a process
 # A guest may freeze or stop the task before it has become the program; then nobody waits longer.
 _LAUNCH_TIMEOUT = 60.0
 _BROKER_TIMEOUT = 5.0
@@ -132,7 +131,7 @@ def _spawn(
     what: Program,
     filter_cache: str | None,
     timeout: float | None,
-    leaf_of: Callable[[str, IdRange, str], str],
+    leaf_of: Callable[[str, IdRange], str],
 ) -> Task:
     deadline = time.monotonic() + min(_LAUNCH_TIMEOUT, timeout or _LAUNCH_TIMEOUT)
     try:
@@ -148,8 +147,7 @@ def _spawn(
     try:
         fault("exec-leaf")
         cgroups.sweep(facts.cgroup)
-        name = f".vz-{os.getpid()}-{next(_serial)}"
-        leaf = leaf_of(facts.cgroup, IdRange(facts.base, facts.count), name)
+        leaf = leaf_of(facts.cgroup, IdRange(facts.base, facts.count))
         leaf_fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         filters = syscalls.programs(filter_cache, facts.netfilter)
         keep = [theirs.fileno(), *(fd for fd in what.stdio if fd > 2)]

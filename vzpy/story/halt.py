@@ -97,7 +97,7 @@ def power_off(facts: Facts, init: int, seconds: float) -> None:
 
     Raises OSError; VzError when the task inside could not be made."""
     ids = IdRange(facts.base, facts.count)
-    leaf = cgroups.leaf(facts.cgroup, ids, f".vz-{os.getpid()}-off")
+    leaf = cgroups.leaf(facts.cgroup, ids)
     cgroup = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     ours, theirs = Channel.pair()
     try:
