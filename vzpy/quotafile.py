@@ -153,13 +153,14 @@ def load(path: str, quota_id: int) -> QuotaFile | None:
 
 
 def save(path: str, quota: QuotaFile) -> None:
-    """The whole file at once. A power cut leaves the old one, or one that is refused."""
+    """The whole file at once, over a power cut too: limits of users are nowhere else."""
     new = f"{path}.new"
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, encode(quota))
+            os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(new, path)

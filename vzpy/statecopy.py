@@ -12,7 +12,7 @@ import stat
 import time
 
 from vzpy.kernel.cursor import DIRECTORY, Cursor
-from vzpy.kernel.libc import libc, oserror
+from vzpy.kernel.syncfs import syncfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def settle(top: int | str) -> None:
     """Write back what is dirty there: a page that is written to through a mapping is noticed, and
     its file's time changed, only the first time after that."""
     with Cursor(top) as here:
-        if libc.syncfs(here.fd) < 0:
-            raise oserror()
+        syncfs(".", here.fd)
 
 
 def can_reflink(source: str, target: str) -> bool:

@@ -73,6 +73,7 @@ def ensure_tree(
 def _make_tree(tarball: str, tree: str, progress: Progress | None) -> None:
     """Unpack `tarball` as `tree`, whole or not at all. The lock is held."""
     from vzpy import treecheck, unpack
+    from vzpy.kernel.syncfs import syncfs
 
     store, entry = os.path.split(tree)
     name = entry.rpartition("@")[0]
@@ -86,7 +87,7 @@ def _make_tree(tarball: str, tree: str, progress: Progress | None) -> None:
     try:
         unpack.unpack(tarball, temporary, None, progress)
         treecheck.check(temporary, tarball)
-        _write_to_disk(temporary)
+        syncfs(temporary)  # else a power cut leaves a tree with empty files, used for ever
         os.rename(temporary, tree)
     except BaseException as failure:
         try:
@@ -308,15 +309,3 @@ def _write(path: str, text: str) -> None:
     with open(temporary, "w", encoding="ascii") as file:
         file.write(text)
     os.rename(temporary, path)
-
-
-def _write_to_disk(path: str) -> None:
-    """syncfs(2): after a power cut a tree with empty files would be used for ever."""
-    from vzpy.kernel.libc import libc, oserror
-
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if libc.syncfs(fd) < 0:
-            raise oserror(path)
-    finally:
-        os.close(fd)

@@ -133,6 +133,7 @@ def transfer(
 
     disk, tree  what an image is to be, what an overlay stands on
     Raises OSError, VzError."""
+    from vzpy.kernel.syncfs import syncfs
     from vzpy.story import moving
 
     _step("copy", report)
@@ -145,7 +146,7 @@ def transfer(
             if new.layout == "overlay":
                 _step("thin", report)
                 thinning.thin(f"{new.path}/upper", tree, IdRange(0, new.ids.count), new.ids)
-            moving.sync(target)
+            syncfs(".", target)
         finally:
             os.close(target)
     finally:

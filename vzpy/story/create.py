@@ -23,6 +23,7 @@ from vzpy.events import (
     Warned,
 )
 from vzpy.fault import fault
+from vzpy.kernel.syncfs import syncfs
 from vzpy.story import area
 from vzpy.story.create_plan import plan, settings
 
@@ -159,6 +160,7 @@ def _steps(
             undone(disk.drop, paths, ctid)
             disk.made(paths, ctid, plan, mine, report)
         fill(plan, mine)
+        syncfs(plan.scratch)  # else N.conf may be there after a power cut, and its files empty
         step("root")
         if not os.path.isdir(plan.root):
             _make_root(plan.root)

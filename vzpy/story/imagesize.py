@@ -73,6 +73,7 @@ def _shrink(vps: VPS, path: str, size: int) -> None:
             hint=f"Stop the container, then `vzctl set {vps.ctid} --diskspace ... --offline-resize"
             " --save`.",
         )
+    from vzpy.kernel.syncfs import syncfs
     from vzpy.story import moving
 
     new = f"{path}.new"
@@ -92,7 +93,7 @@ def _shrink(vps: VPS, path: str, size: int) -> None:
         try:
             ids = IdRange(0, vps.ids.count)
             moving.copy(source, target, ids, ids)
-            moving.sync(target)
+            syncfs(".", target)
         finally:
             os.close(target)
         fault("replace-image")

@@ -10,7 +10,7 @@ import os
 
 from vzpy.config import sync_folder
 from vzpy.fault import fault
-from vzpy.kernel.libc import libc, oserror
+from vzpy.kernel.syncfs import syncfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def commit(store: str, change: Change, files: Mapping[str, str | None]) -> None:
     }
     fault("journal")
     if change.copied:
-        _sync(store)  # on the disk before it counts
+        syncfs(store)  # on the disk before it counts
     _write(path_of(store), json.dumps(entry))
     finish(store)
 
@@ -103,13 +103,3 @@ def _unlink(path: str) -> None:
         os.unlink(path)
     except FileNotFoundError:
         pass
-
-
-def _sync(store: str) -> None:
-    """syncfs(2)"""
-    fd = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if libc.syncfs(fd) < 0:
-            raise oserror(store)
-    finally:
-        os.close(fd)

@@ -7,7 +7,6 @@ import os
 import stat
 from errno import ENOTSUP
 
-from vzpy.kernel.libc import libc, oserror
 from vzpy.reshift import Move
 from vzpy.statecopy import Copy
 
@@ -39,16 +38,6 @@ def copy(
     Raises OSError with the path below the top: EOVERFLOW for an owner outside of `old`."""
     # "." because a link in /proc is not followed as a last component
     _Moved(old, new, progress, total, is_layer).tree(source, f"/proc/self/fd/{target}/.")
-
-
-def sync(fd: int) -> None:
-    """syncfs(2), of a directory that may be opened with O_PATH only."""
-    top = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-    try:
-        if libc.syncfs(top) < 0:
-            raise oserror()
-    finally:
-        os.close(top)
 
 
 class _Moved(Copy):

@@ -40,7 +40,8 @@ _VIEW = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV
 @record
 class Change:
     """What a new state costs: renames in this order, the layers below upper from then on (None:
-    as they are), and the layers of the snapshot. copied: what is named there was made just now."""
+    as they are), and the layers of the snapshot. copied: what is named there was made, or written
+    by the guest, just now: it has to be on the disk first."""
 
     moves: tuple[tuple[str, str], ...] = ()
     stack: tuple[str, ...] | None = None
@@ -192,15 +193,14 @@ class Overlay(States):
         progress: Progress | None,
         draft: statecopy.Copy | None = None,
     ) -> Change:
-        below = self._shallow(self.stack())
-        kept, merged = (ident, *below), below != self.stack()
+        kept = (ident, *self._shallow(self.stack()))
         if in_use:
             fault("copy")
             self._copy(self.upper, ident, progress, draft)
             return Change(layers=kept, copied=True)
         new = self._empty_upper(ident, self.upper)
         moves = ((self.upper, f"{self.folder}/{ident}"), (new, self.upper))
-        return Change(moves, kept, kept, copied=merged)
+        return Change(moves, kept, kept, copied=True)
 
     def present(self) -> int:
         if not rootfs.is_mounted(self.vps.root):
