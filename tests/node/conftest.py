@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -38,6 +39,12 @@ def pytest_configure(config):
 def pytest_runtest_setup(item):
     for mark in item.iter_markers("needs"):
         tools.require(*mark.args)
+
+
+def pytest_runtest_logreport(report):
+    """In the virtual machine a run takes minutes: why a test failed is told at once."""
+    if report.failed and os.environ.get("VZ_TEST_VM") == "1":
+        print(f"\n{report.nodeid}\n{report.longreprtext}", file=sys.__stdout__, flush=True)
 
 
 class Bed:

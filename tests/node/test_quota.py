@@ -93,7 +93,14 @@ def node(disk, make_node):
     """Private areas lie on the disk."""
     made = make_node()
     config.save(f"{made.paths.etc}/vz.conf", {"VE_PRIVATE": f"{disk}/private/$VEID"})
+    start_daemon(made)
     return type(made)(etc=made.paths.etc, run=made.paths.run)
+
+
+def start_daemon(node) -> None:
+    """In the network namespace of the machine, which alone hears the kernel's quota warnings."""
+    ran = tools.run_tool(node, ("vzeventd",), before=("nsenter", "--net=/proc/1/ns/net"))
+    assert ran.code == 0, ran
 
 
 @pytest.fixture(params=["overlay", "simfs"])

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_quota import disk, of  # noqa: F401  # the fixture
+from test_quota import disk, of, start_daemon  # noqa: F401  # the fixture
 
 import tools
 from vzpy import config, quota
@@ -26,6 +26,7 @@ def node(disk, make_node):  # noqa: F811
     config.save(f"{made.paths.etc}/vz.conf", {
         "VE_PRIVATE": f"{disk}/private/$VEID", "DEF_OSTEMPLATE": tools.QUOTA,
     })
+    start_daemon(made)  # up before it has to answer in time
     return type(made)(etc=made.paths.etc, run=made.paths.run)
 
 
@@ -33,7 +34,6 @@ def node(disk, make_node):  # noqa: F811
 def two(node):
     """Started as systemd would be, but with less: an init that sleeps."""
     made = []
-    tools.run_tool(node, ("vzeventd",))  # up before it has to answer in time
     for number in (101, 102):
         vps = node.create(number, quotaugidlimit=20, **LIMITS)
         assert vps.layout == "simfs"
@@ -131,7 +131,6 @@ def test_one_vps(node, cli):
     """One after the other, since an emulated machine takes its time to unpack a template."""
     vps = node.create(101, quotaugidlimit=20, **LIMITS)
     idle(vps)
-    tools.run_tool(node, ("vzeventd",))
     vps.start()
     users(vps)
     a_hostile_caller(vps)

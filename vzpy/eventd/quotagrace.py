@@ -1,5 +1,7 @@
 """Grace times of VPSs (quota.md 6.3). The kernel has one for each kind of quota of a file system;
 whenever somebody exceeds a soft limit it tells, and the time it began is changed to the VPS's own.
+A kernel that does not tell, or a daemon in a network namespace, where it is not heard, looks every
+few seconds.
 
 While no daemon runs that of the file system holds, until the next daemon or `vzquota stat`."""
 
@@ -13,7 +15,7 @@ from vzpy.errors import VzError
 from vzpy.kernel import quotactl, quotanetlink
 from vzpy.projects import Registry
 from vzpy.quotafile import load
-from vzpy.quotaid import Quota, is_on
+from vzpy.quotaid import Quota, is_on, range_of
 from vzpy.story.disk import numbers
 
 TYPE_CHECKING = False
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 # The kernel warns before it has begun the time (xfs: when the transaction ends).
 _DELAYS = (0.05, 1.0)
+_EVERY = 10  # seconds, where nobody tells
 
 
 class QuotaGrace:
@@ -30,12 +33,14 @@ class QuotaGrace:
         self.daemon = daemon
         self.registry = Registry()
         self.waiting: set[tuple[int, int]] = set()
+        daemon.busy.append(self._is_wanted)
         try:
             self.sock = quotanetlink.subscribe()
         except OSError:
-            return  # a kernel without quota
+            if os.path.exists("/proc/sys/fs/quota"):
+                daemon.loop.after(_EVERY, self._again)
+            return
         daemon.loop.watch(self.sock.fileno(), select.EPOLLIN, self._ready)
-        daemon.busy.append(self._is_wanted)
 
     def _is_wanted(self) -> bool:
         found = map(self._load, numbers(self.daemon.paths))
@@ -48,8 +53,23 @@ class QuotaGrace:
             if found and is_on(found):
                 try:
                     self._quota(number).shorten(found)
+                    if found.ugid_active:
+                        self._shorten_ugids(found)
                 except (VzError, OSError):
                     pass  # its tree is gone
+
+    def _shorten_ugids(self, found: QuotaFile) -> None:
+        ids = range_of(found)
+        fd = quota.open_tree(found.path)
+        try:
+            for ugid in quota.ugids(fd, ids):
+                quota.shorten(fd, ugid.kind, ids.base + ugid.number, found.graces_of(ugid.kind))
+        finally:
+            os.close(fd)
+
+    def _again(self) -> None:
+        self.start()
+        self.daemon.loop.after(_EVERY, self._again)
 
     def _ready(self, _: int) -> None:
         for kind, qid, warning, _device in quotanetlink.warnings(self.sock):
