@@ -54,11 +54,12 @@ WORDS = [
 
 
 def photo(node) -> dict[str, object]:
-    """Everything in the folders of a node but the log: path -> what it is."""
+    """Everything in the folders of a node but the log and the lock of its quotas: path -> what it
+    is."""
     top = os.path.dirname(node.paths.etc)
     found: dict[str, object] = {}
     for path in Path(top).rglob("*"):
-        if path.name not in ("vzctl.log",):
+        if path.name not in ("vzctl.log", "vzquota", ".lock"):
             is_file = path.is_file() and not path.is_symlink() and "private" not in path.parts
             found[str(path)] = path.read_bytes() if is_file else path.lstat().st_ino
     return found

@@ -20,10 +20,13 @@ FAILED = "Creation of container private area failed\n"
 
 
 def picture(node) -> dict[str, object]:
-    """All files of a node but locks and the log: name -> content or target."""
+    """All files of a node but locks, the log and its folder of quotas: name -> content or
+    target."""
     top = Path(node.paths.etc).parent
     found: dict[str, object] = {}
     for path in sorted(top.rglob("*")):
+        if path.name in (".lock", "vzquota"):
+            continue
         if path.is_symlink():
             found[str(path)] = os.readlink(path)
         elif path.is_file() and path.suffix not in (".lck", ".log"):
