@@ -56,7 +56,7 @@ def make(path: str, ids: IdRange) -> None:
     for directory in (path, f"{path}/ve"):
         mkdir(directory)
     enable(path)
-    write(path, "cgroup.max.descendants", str(_DESCENDANTS))
+    write(f"{path}/ve", "cgroup.max.descendants", str(_DESCENDANTS))
     delegate(f"{path}/ve", ids)
 
 
@@ -183,15 +183,16 @@ _SPARE = 8  # tasks
 
 
 def leaf_beside(path: str, ids: IdRange) -> str:
-    """The same beside vz/N/ve, for an exec into a VPS that has all the tasks it may have, and
-    would have any more as soon as there were any: its limit is moved to vz/N/ve, and vz/N gets a
-    few more. remove_leaf() takes that back.
-
-    Raises OSError where there is no limit of tasks that could be in the way."""
-    limit = read(path, "pids.max").strip()
-    if read(f"{path}/ve", "pids.max").strip() == "max" and limit != "max":
-        write(f"{path}/ve", "pids.max", limit)
-        write(path, "pids.max", str(int(limit) + _SPARE))
+    """The same beside vz/N/ve, for an exec into a VPS that has all the tasks, files or cgroups it
+    may have, and would have any more as soon as there were any. Its limit of tasks is moved to
+    vz/N/ve, and vz/N gets a few more; remove_leaf() takes that back."""
+    try:
+        limit = read(path, "pids.max").strip()
+        if read(f"{path}/ve", "pids.max").strip() == "max" and limit != "max":
+            write(f"{path}/ve", "pids.max", limit)
+            write(path, "pids.max", str(int(limit) + _SPARE))
+    except FileNotFoundError:
+        pass  # nobody counts tasks here
     return _new_leaf(path, ids)
 
 

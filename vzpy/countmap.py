@@ -115,6 +115,17 @@ class Maps:
             for kind, (held, top, fails), (_, before) in rows
         }
 
+    def left(self, cgroup: str, point: int, program: str) -> dict[str, int]:
+        """KIND -> how many more there may be; nothing where nobody counts. Raises OSError."""
+        with bpf.Opened() as opened:
+            prog = _find(opened, cgroup, point, program)
+            if prog < 0:
+                return {}
+            counters, limit = self.of(opened, prog)
+            held = struct.iter_unpack("=3q", bpf.map_lookup(counters, ROW * len(self.kinds)))
+            limits = self._limits_of(limit)
+        return {kind: top - now[0] for kind, now, (top, _) in zip(self.kinds, held, limits)}
+
     def _packed(self, limits: Mapping[str, int], before: Mapping[str, int]) -> bytes:
         rows = ((limits.get(kind, NO_LIMIT), before.get(kind, 0)) for kind in self.kinds)
         return b"".join(struct.pack("=2q", limit - there, there) for limit, there in rows)

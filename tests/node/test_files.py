@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from test_bounds import within_user
+from test_dos import ATTACKS
 
 import tools
 from tools import needs, sh
+from vzpy.filecount import SPARE
 from vzpy.story import counted
 
 pytestmark = needs("BPF LSM")
@@ -83,3 +85,22 @@ def test_one_too_many(limited, vzctl, node):
     assert vzctl("set", 101, "--numfile", "unlimited").code == 0
     assert within_user(limited, opened(500)) == []
     assert row(limited)[2] == 10
+
+
+def test_one_that_has_all_its_files_can_be_entered(vps, vzctl):
+    """Who comes from outside has some to spare, and no more; who is inside has none."""
+    tools.plant(vps, "/files", ATTACKS["open files"][0], 0o755)
+    assert vzctl("set", 101, "--numfile", "300", "--save").code == 0
+    vps.start()
+    sh(vps, "(while :; do /files; done) >/dev/null 2>&1 &")
+    tools.wait_for(lambda: row(vps)[2], what="a refusal")
+    for _ in range(5):
+        assert sh(vps, "cat /etc/passwd | wc -l; ls -d /bin").endswith("/bin\n")
+    ran = vzctl("enter", 101, stdin=b"echo I am $((40 + 2)); exit 7\n")
+    assert ran.code == 7 and "I am 42" in ran.stdout, ran
+    refused = vps.exec(["tail", "-n", "1", *["/etc/passwd"] * (SPARE + 20)])
+    assert refused.stderr.count(b"Too many open files in system") >= 20, refused
+    assert row(vps)[0] <= 300 + SPARE
+    began = time.monotonic()
+    assert vzctl("stop", 101).code == 0
+    assert time.monotonic() - began < 10 * tools.PATIENCE

@@ -168,14 +168,13 @@ def _bpf_lsm() -> str:
     from vzpy.model import IdRange
 
     path = f"{cgroups.mountpoint()}/vz-probe-{os.getpid()}"
-    os.makedirs(f"{path}/1")
+    os.makedirs(f"{path}/1/ve")
     try:
         filecount.attach(f"{path}/1", IdRange(1 << 30), {})
     except OSError as err:
         return str(err)
     finally:
-        os.rmdir(f"{path}/1")
-        os.rmdir(path)
+        os.removedirs(f"{path}/1/ve")
     return ""
 
 

@@ -67,7 +67,7 @@ KERNEL = dict.fromkeys(countmap._MEMBERS, 8)
     socketcount.create_program(3, 4, 5), socketcount.release_program(3, 5),
     othersockets.create_program(3, 4), othersockets.mark_program(KERNEL, 3, 5),
     othersockets.free_program(KERNEL, 3, 5),
-    filecount.alloc_program(KERNEL, IdRange(1 << 30), 3, 4),
+    filecount.alloc_program(KERNEL, IdRange(1 << 30), 3, 4, 6),
     filecount.free_program(KERNEL, IdRange(1 << 30), 3),
     knobs.sysctl_program(("kernel/shmall", "net/ipv4/tcp_wmem")), knobs.sysctl_program(()),
     knobs.sockopt_program((1, 2), (3, 4)), devices.fence_program(devices.DEFAULT),

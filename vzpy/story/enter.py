@@ -18,7 +18,7 @@ import select
 import stat
 import time
 
-from vzpy import cgroups, ns, syscalls
+from vzpy import cgroupread, cgroups, ns, syscalls
 from vzpy.errors import Exit, NotRunning, UsageError, VzError
 from vzpy.fault import fault
 from vzpy.kernel import caps, process, seccomp
@@ -39,7 +39,7 @@ _serial = iter(range(1 << 62))  # of the listeners of a process
 # A guest may freeze or stop the task before it has become the program; then nobody waits longer.
 _LAUNCH_TIMEOUT = 60.0
 _BROKER_TIMEOUT = 5.0
-_EAGAIN = 11
+_FULL = (11, 23)  # EAGAIN: of tasks, of cgroups; ENFILE: of files
 
 
 @record
@@ -113,17 +113,27 @@ def spawn(
     filter_cache: str | None = None,
     timeout: float | None = None,
 ) -> Task:
-    """Start a program inside; returns when it has been executed. A VPS that has as many tasks as
-    it may have can be entered all the same.
+    """Start a program inside; returns when it has been executed. A VPS that has as many tasks or
+    files as it may have can be entered all the same.
 
     Raises NotRunning when init is gone; ChildError, an OSError, when no candidate can run;
     VzError 15 when it has not come so far within the timeout (seconds; always within a minute)."""
-    try:
-        return _spawn(facts, what, filter_cache, timeout, cgroups.leaf)
-    except OSError as err:
-        if err.errno != _EAGAIN or not os.path.exists(f"{facts.cgroup}/pids.max"):
-            raise
-        return _spawn(facts, what, filter_cache, timeout, cgroups.leaf_beside)
+    if not _is_short_of_files(facts.cgroup):
+        try:
+            return _spawn(facts, what, filter_cache, timeout, cgroups.leaf)
+        except OSError as err:
+            if err.errno not in _FULL:
+                raise
+    return _spawn(facts, what, filter_cache, timeout, cgroups.leaf_beside)
+
+
+def _is_short_of_files(cgroup: str) -> bool:
+    """Looked at before: a program that had the last one would start, and fail on its libraries."""
+    if "NUMFILE" not in (cgroupread.applied(cgroup) or ()):
+        return False
+    from vzpy import filecount
+
+    return filecount.is_nearly_full(cgroup)
 
 
 def _spawn(
