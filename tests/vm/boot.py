@@ -5,7 +5,7 @@ Disks, in the order the kernel names them:
     vda   root disk; writes go to a temporary file and are forgotten
     vdb   in: a tar that the initrd unpacks over the root disk (checkout, extra files, the command)
     vdc   out: a tar that the init writes before it powers off (/results)
-    vdd.. empty ones that the caller asked for
+    vdd.. empty ones that the caller asked for, and those that it keeps from one boot to the next
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import secrets
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +48,11 @@ class Job:
     memory_mb: int = 4096
     timeout_s: float = 1800.0
     put: Sequence[tuple[Path, str]] = ()
-    disks: Sequence[str] = ()
+    # A size, or a file that is the disk and is kept.
+    disks: Sequence[str | Path] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    # What the command prints for the power to be cut: the machine is killed there and then.
+    cut: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,10 @@ class Console:
         if ours:
             self._output(ours)
 
+    def said(self, words: bytes) -> bool:
+        """Lately, by the command or anybody else."""
+        return self.began and words in self._recent
+
     def tail(self) -> str:
         """The last lines; of a panic all of it, because what it is about comes first."""
         text = self._recent.decode(errors="replace").replace("\r", "")
@@ -114,7 +122,8 @@ def boot(job: Job, images: Images, results: Path, output: Callable[[bytes], None
     """Runs the job's command in a new virtual machine.
 
     `results` receives console.log in any case, and when the machine came to its end also
-    output.log, dmesg.log, status and whatever the command put into /results.
+    output.log, dmesg.log, status and whatever the command put into /results. A machine whose power
+    was cut has status -9, and console.log is all there is.
     """
     mark = f"@vz-vm-{secrets.token_hex(8)}"
     began = time.monotonic()
@@ -122,9 +131,11 @@ def boot(job: Job, images: Images, results: Path, output: Callable[[bytes], None
         argv, out = _prepare(job, images, work, mark)
         console = Console(results / "console.log", mark, output)
         try:
-            boot_s = _watch(argv, work, console, job.timeout_s)
+            boot_s = _watch(argv, work, console, job)
         finally:
             console.close()
+        if job.cut and console.said(job.cut):
+            return Outcome(-signal.SIGKILL, boot_s, time.monotonic() - began)
         run(["tar", "-xf", out, "-C", results, "--no-same-owner"])
     status = results / "status"
     if not status.exists():
@@ -140,7 +151,7 @@ def shell(job: Job, images: Images) -> int:
         return subprocess.run(argv, env=os.environ | {"TMPDIR": str(work)}).returncode
 
 
-def _watch(argv: Sequence[str], work: Path, console: Console, timeout_s: float) -> float:
+def _watch(argv: Sequence[str], work: Path, console: Console, job: Job) -> float:
     """Feeds the console until the emulator ends; returns how long the command's start took."""
     began = time.monotonic()
     boot_s = 0.0
@@ -156,7 +167,7 @@ def _watch(argv: Sequence[str], work: Path, console: Console, timeout_s: float) 
     try:
         while True:
             spent = time.monotonic() - began
-            limit = timeout_s + boot_s if console.began else BOOT_TIMEOUT_S
+            limit = job.timeout_s + boot_s if console.began else BOOT_TIMEOUT_S
             if spent > limit:
                 what = "did not end" if console.began else "did not start"
                 raise VMTimeout(
@@ -171,6 +182,8 @@ def _watch(argv: Sequence[str], work: Path, console: Console, timeout_s: float) 
             console.feed(data)
             if console.began and not boot_s:
                 boot_s = time.monotonic() - began
+            if job.cut and console.said(job.cut):
+                break
     finally:
         qemu.kill()
         qemu.wait()
@@ -197,8 +210,10 @@ def _prepare(
         file.truncate(RESULTS_SIZE)
     disks = [f"file={images.root},snapshot=on", f"file={handed_in},readonly=on", f"file={out}"]
     for number, size in enumerate(job.disks):
-        run(["truncate", "-s", size, work / f"disk{number}"])
-        disks.append(f"file={work / f'disk{number}'}")
+        if isinstance(size, str):
+            run(["truncate", "-s", size, work / f"disk{number}"])
+            size = work / f"disk{number}"
+        disks.append(f"file={size}")
 
     accelerator = "kvm" if kvm_answers(images) else "tcg"
     argv = _qemu(images, accelerator, job.memory_mb, CMDLINE)

@@ -34,16 +34,18 @@ def run_command(
     memory_mb: int = 4096,
     timeout_s: float = 1800.0,
     put: Sequence[tuple[Path, str]] = (),
-    disks: Sequence[str] = (),
+    disks: Sequence[str | Path] = (),
     env: Mapping[str, str] | None = None,
+    cut: bytes = b"",
 ) -> boot.Outcome:
     """Runs the command in a virtual machine, with the checkout as its working directory.
 
     Raises VMTimeout when it does not end in time (booting is not counted), and VMError when the
-    machine itself fails. /results inside comes back in the folder `results`.
+    machine itself fails. /results inside comes back in the folder `results`. For `cut` and disks
+    that are kept see boot.Job.
     """
     results.mkdir(parents=True, exist_ok=True)
-    job = boot.Job(command, memory_mb, timeout_s, put, disks, env or {})
+    job = boot.Job(command, memory_mb, timeout_s, put, disks, env or {}, cut)
     return boot.boot(job, build(), results, output or to_stdout)
 
 
