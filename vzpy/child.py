@@ -52,7 +52,7 @@ class Birth:
     pty: bool
     nodes: tuple[str, ...] = ()  # devices to bind into /dev
     rlimits: tuple[tuple[int, int], ...] = ()  # of the user namespace and of init
-    untracked: bool = False  # without connection tracking (netfilter.py)
+    table: str = ""  # the level of netfilter that it is put in force for (netfilter.TABLES)
     notify: bool = False  # somebody listens for init's word that it has booted
     handover: bytes = b""  # filter of the calls that vzeventd answers
 
@@ -78,14 +78,14 @@ def launch(birth: Birth, handed: Handed) -> int:
     )
     # Made here, where the pages of the interpreter need not be copied for it.
     plan = rootfs.plan(birth.seen)
-    keep_untracked: Callable[[], _socket.socket] | None = None
-    if birth.untracked:
-        from vzpy.netfilter import keep_untracked
+    keep_table: Callable[[str], _socket.socket] | None = None
+    if birth.table:
+        from vzpy.netfilter import keep_table
     try:
         return ns.launch(
             entry,
             channel.tell,
-            lambda: run(birth, channel, handed, plan, keep_untracked),
+            lambda: run(birth, channel, handed, plan, keep_table),
         )
     finally:
         channel.close()
@@ -100,7 +100,7 @@ def run(
     channel: Channel,
     handed: Handed,
     plan: list[Place | Make],
-    keep_untracked: Callable[[], _socket.socket] | None,
+    keep_table: Callable[[str], _socket.socket] | None,
 ) -> None:
     """The life of the first task until it becomes init. Returns only when it failed, having said
     why."""
@@ -111,7 +111,7 @@ def run(
             ns.poison_imports()
             fault(step)
             _loopback_up()
-            table = keep_untracked() if keep_untracked else None
+            table = keep_table(birth.table) if keep_table else None
         except OSError as err:
             failure = err
         # Until then the parent, who writes the id maps meanwhile, hears nothing but the pid.

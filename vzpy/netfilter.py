@@ -4,7 +4,8 @@ disabled   none: no netlink socket to it and no iptables call, by a filter of sy
 stateless  no connection tracking, and so no NAT either: a table of nftables in its own network
            namespace says notrack before its rules are asked. Only the socket that made a table
            with an owner can change it (nft(8), flags owner), and that one is ours
-stateful   everything: a kernel gives no way to take NAT alone away
+stateful   no NAT: such a table, asked last, drops the packets of connections whose addresses
+           netfilter has changed
 full       everything"""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import struct
 from vzpy.kernel.netlink import NLM_F_ACK, NLM_F_CREATE, Request, attr, nested
 
 DISABLED, STATELESS, STATEFUL, FULL = "disabled", "stateless", "stateful", "full"
-TABLE = "vz_stateless"
+TABLES = {STATELESS: "vz_stateless", STATEFUL: "vz_stateful"}
 
 # --- disabled: classic BPF over struct seccomp_data (seccomp(2)) --------------------------------
 
@@ -75,28 +76,39 @@ def _of_arch(socket: int, setsockopt: int, socketcall: int) -> list[tuple[int, i
     return code
 
 
-# --- stateless: one transaction of nftables (linux/netfilter/nf_tables.h) -----------------------
+# --- stateless, stateful: a transaction of nftables (linux/netfilter/nf_tables.h) --------------
 
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NEWTABLE, _NEWCHAIN, _NEWRULE = 0x0A00, 0x0A03, 0x0A06
 _APPEND = 0x800
 _INET, _SUBSYSTEM = 1, 10
 _FLAG_OWNER = 2
-_RAW = -300  # NF_IP_PRI_RAW, before connection tracking at -200
-_HOOKS = (("prerouting", 0), ("output", 3))
+# Hooks, and the priority there. Chains that are added later come before ours of the same priority.
+# notrack: before connection tracking, at -200.
+_RAW = -300
+# dropped: after all NAT, which has places of its own; a connection that is confirmed (INT_MAX)
+# might be carried on by a flow table, past the hooks.
+_LAST = 0x7FFFFFFE
+_CHAINS = {
+    STATELESS: ((("prerouting", 0), ("output", 3)), _RAW),
+    STATEFUL: ((("input", 1), ("postrouting", 4)), _LAST),
+}
+_CT_STATUS, _IPS_NAT = 2, 0x10 | 0x20  # IPS_SRC_NAT, IPS_DST_NAT
+_REG, _NOT_EQUAL, _DROP = 1, 1, 0
 
 
-def keep_untracked() -> _socket.socket:
-    """Make the table in the network namespace of the caller; it lasts as long as the socket.
+def keep_table(level: str) -> _socket.socket:
+    """Make the table of a level (TABLES) in the network namespace of the caller; it lasts as long
+    as the socket.
 
     Raises OSError: EOPNOTSUPP where the kernel has no nftables, or none with owners."""
     s = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC,
                        _NETLINK_NETFILTER)  # fmt: skip
     try:
         s.bind((0, 0))
-        s.sendall(transaction())
+        s.sendall(transaction(level))
         answered = 0
-        while answered < 1 + 2 * len(_HOOKS):
+        while answered < 1 + 2 * len(_CHAINS[level][0]):
             packet, at = s.recv(65536), 0
             while at < len(packet):
                 length, kind, _, _, _ = struct.unpack_from("=IHHII", packet, at)
@@ -112,21 +124,49 @@ def keep_untracked() -> _socket.socket:
         raise
 
 
-def transaction() -> bytes:
-    table = attr(1, TABLE)
+def transaction(level: str) -> bytes:
+    hooks, priority = _CHAINS[level]
+    expressions = _notrack() if level == STATELESS else _drop_translated()
+    table = attr(1, TABLES[level])
     messages = [_message(_NEWTABLE, NLM_F_CREATE, table, _number(2, _FLAG_OWNER))]
-    for chain, hook in _HOOKS:
-        where = nested(4, _number(1, hook), _number(2, _RAW & 0xFFFFFFFF))
+    for chain, hook in hooks:
+        where = nested(4, _number(1, hook), _number(2, priority & 0xFFFFFFFF))
         kind = attr(7, "filter")
         messages.append(_message(_NEWCHAIN, NLM_F_CREATE, table, attr(3, chain), where, kind))
-        notrack = nested(4, nested(1, attr(1, "notrack")))
         flags = NLM_F_CREATE | _APPEND
-        messages.append(_message(_NEWRULE, flags, table, attr(2, chain), notrack))
+        rule = nested(4, *expressions)
+        messages.append(_message(_NEWRULE, flags, table, attr(2, chain), rule))
     ends = [
         Request(kind, 0, struct.pack(">BBH", 0, 0, _SUBSYSTEM), "").packed(0)
         for kind in (_BATCH_BEGIN, _BATCH_END)
     ]
     return ends[0] + b"".join(messages) + ends[1]
+
+
+def _notrack() -> list[bytes]:
+    return [_expression("notrack")]
+
+
+def _drop_translated() -> list[bytes]:
+    """`ct status snat,dnat counter drop`."""
+    return [
+        _expression("ct", _number(1, _REG), _number(2, _CT_STATUS)),
+        _expression("bitwise", _number(1, _REG), _number(2, _REG), _number(3, 4),
+                    nested(4, _host(_IPS_NAT)), nested(5, _host(0))),
+        _expression("cmp", _number(1, _REG), _number(2, _NOT_EQUAL), nested(3, _host(0))),
+        _expression("counter"),
+        _expression("immediate", _number(1, 0), nested(2, nested(2, _number(1, _DROP)))),
+    ]
+
+
+def _expression(name: str, *attributes: bytes) -> bytes:
+    """An element of a rule's list."""
+    return nested(1, attr(1, name), nested(2, *attributes))
+
+
+def _host(number: int) -> bytes:
+    """A value to compare a register with, as this machine has numbers."""
+    return attr(1, number)
 
 
 def _message(kind: int, flags: int, *attributes: bytes) -> bytes:

@@ -10,6 +10,7 @@ import os
 import socket
 
 import pytest
+from wire import ping
 
 import tools
 from vzpy import netfilter, ns
@@ -82,6 +83,51 @@ def test_a_guest_without_tracking_sees_none(vps, start):
     assert "packets 0" not in untracked and "packets 0" in new
 
 
+# Each changes an address of the packets of a ping, of its own to 10.9.9.x or of the neighbour's; as
+# early and as late as nftables has it.
+NAT = {
+    "output": ("output", -100, "ip daddr 10.9.9.9 dnat to 127.0.0.1"),
+    "early": ("output", -199, "ip daddr 10.9.9.9 dnat to 127.0.0.1"),
+    "postrouting": ("postrouting", 100, "oif lo snat to 127.0.0.77"),
+    "late": ("postrouting", 2147483647, "oif lo snat to 127.0.0.77"),
+    "prerouting": ("prerouting", -100, "iif venet0 dnat to 192.0.2.101"),
+    "input": ("input", 100, "iif venet0 snat to 192.0.2.99"),
+}
+
+
+@pytest.mark.needs("nftables")
+@pytest.mark.parametrize("level", ["stateful", "full"])
+def test_nat_by_the_level(lan, vps, start, cli, level):
+    vps.set(ipadd=["192.0.2.101", "192.0.2.102"])
+    assert "netfilter" not in start(level).stderr
+    pid = vps.facts().pid
+
+    def run(words: str) -> str:
+        return shell_inside(pid, words)
+
+    def answered(where: str = "10.9.9.8") -> bool:
+        return run(f"ping -n -c 1 -W 1 {where} >/dev/null && echo yes") == "yes\n"
+
+    run("ip route add local 10.9.9.8 dev lo; ip route add 10.9.9.9 dev lo; nft add table ip t")
+    for name, (hook, priority, rule) in NAT.items():
+        chain = f"'{{ type nat hook {hook} priority {priority}; }}'"
+        assert run(f"nft add chain ip t c {chain}; nft add rule ip t c {rule}") == "", name
+        if "venet0" in rule:
+            got = ping(lan.neighbour, "192.0.2.102", 1) == 1
+        else:
+            got = answered("10.9.9.9" if "dnat" in rule else "10.9.9.8")
+        assert got == (level == "full"), name
+        run("nft flush table ip t; nft delete chain ip t c")
+        assert answered() and ping(lan.neighbour, "192.0.2.101", 1) == 1
+    run("nft add chain ip t o '{ type filter hook output priority 0; }'; "
+        "nft add rule ip t o ct state new counter")
+    assert answered() and "packets 1 " in run("nft list table ip t")
+    if level == "stateful":
+        assert "not permitted" in run("nft delete table inet vz_stateful")
+        cli("vzeventd", "--replace")
+        assert "ct status snat,dnat counter packets" in run("nft list table inet vz_stateful")
+
+
 def refused() -> dict[str, str]:
     """What the filter of `disabled` says to each way in."""
     said = {}
@@ -152,9 +198,10 @@ def test_full_is_no_different_from_nothing_said(vps, start):
     assert tools.sh(vps, "grep Seccomp_filters /proc/1/status") == "Seccomp_filters:\t1\n"
 
 
-def test_without_a_daemon_stateless_is_told(vps, start, node):
+@pytest.mark.parametrize("level", ["stateless", "stateful"])
+def test_without_a_daemon_it_is_told(vps, start, node, level):
     with tools.no_daemon(node):
-        ran = start("stateless")
+        ran = start(level)
         assert ran.code == 0 and "netfilter" in ran.stderr
         vps.stop(fast=True)
 

@@ -187,10 +187,11 @@ def prepared(
 
     _step("launch", report)
     device = _second_level(vps, keeper, not_applied)
-    if (untracked := vps.config.own("NETFILTER") == "stateless") and not keeper.by_daemon:
+    level = vps.config.own("NETFILTER") or ""
+    if (table := level if level in ("stateless", "stateful") else "") and not keeper.by_daemon:
         not_applied.append("netfilter")  # nobody holds the table
     birth, handed = prepare(
-        vps, cgroup, talk, keeper.by_daemon, manner.setup, device, untracked and keeper.by_daemon
+        vps, cgroup, talk, keeper.by_daemon, manner.setup, device, table if keeper.by_daemon else ""
     )
     keeper.launch(birth, handed)
     talk.handed_over()
@@ -244,7 +245,7 @@ def stopped_but_entered(vps: VPS) -> Iterator[Facts]:
 
 def prepare(
     vps: VPS, cgroup: str, talk: Conversation, pty: bool, setup: bool, quota_device: str = "",
-    untracked: bool = False,
+    table: str = "",
 ) -> tuple[child.Birth, child.Handed]:
     """All that the child needs, gathered while the host's paths and libraries are at hand."""
     tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
@@ -291,7 +292,7 @@ def prepare(
         pty=pty,
         nodes=nodes,
         rlimits=rlimits,
-        untracked=untracked,
+        table=table,
         notify=notify,
         handover=syscalls.quota_handover() if quota_device else b"",
     )
