@@ -7,7 +7,7 @@ DESTDIR ?=
 
 VENV    := .venv
 READY   := $(VENV)/ready
-TOOLS   := vzctl vzlist vzpid vzpkg vz vzeventd vz-fdkeep vzcalc vzcfgscale vzcfgvalidate vzcpucheck vzmemcheck vznetstat vzoversell vzsplit vzubc vzquota vzdqcheck vzdqdump vzdqload vzdump vzrestore
+TOOLS   := vzctl vzlist vzpid vzpkg vz vzeventd vz-fdkeep vzcalc vzcfgscale vzcfgvalidate vzcpucheck vzmemcheck vznetaddbr vznetcfg vznetstat vzoversell vzsplit vzubc vzquota vzdqcheck vzdqdump vzdqload vzdump vzrestore
 LIB     := $(PREFIX)/lib/vzpy
 MAN     := $(PREFIX)/share/man
 COMP    := $(PREFIX)/share/bash-completion/completions

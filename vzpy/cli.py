@@ -25,6 +25,8 @@ TOOLS = {
     "vzeventd": "vzpy.eventd.main",
     "vzlist": "vzpy.commands.vzlist",
     "vzmemcheck": "vzpy.commands.vzmemcheck",
+    "vznetaddbr": "vzpy.commands.vznetaddbr",
+    "vznetcfg": "vzpy.commands.vznetcfg",
     "vznetstat": "vzpy.commands.vznetstat",
     "vzoversell": "vzpy.commands.vzoversell",
     "vzpid": "vzpy.commands.vzpid",

@@ -178,6 +178,73 @@ def test_external_script(lan, vps, vzctl, tmp_path):
     assert vzctl("start", 101).code == 130 and links(lan) == set()
 
 
+def on_ports(lan) -> set[str]:
+    """What is on vmbr0."""
+    rows = lan.node.ip("-br link show master vmbr0").splitlines()
+    return {row.split()[0].split("@")[0] for row in rows}
+
+
+def test_vznetaddbr(lan, vps, vzctl, cli, tmp_path):
+    """As EXTERNAL_SCRIPT, of a node beside the default one, and by hand."""
+    script, paths = tmp_path / "script", vps.node.paths
+    script.write_text(f"#!/bin/sh\nexport VZ_ETC={paths.etc} VZ_RUN={paths.run}\n"
+                      f"exec {tools.ROOT}/bin/vznetaddbr \"$@\" >>{tmp_path}/said\n")
+    script.chmod(0o755)
+    Path(paths.etc, "vznet.conf").write_text(f'EXTERNAL_SCRIPT="{script}"\n')
+    vps.start()
+    ran = vzctl("set", 101, "--netif_add", "eth0")
+    assert ran.code == 130 and links(lan) == set(), ran
+    assert "Unable to add veth101.0 to vmbr0: vmbr0: No such device" in ran.stderr
+    for bridge in ("vmbr0", "br1"):
+        lan.node.ip(f"link add {bridge} type bridge")
+    assert vzctl("set", 101, "--netif_add", "eth0", "--save").code == 0
+    assert on_ports(lan) == {"veth101.0"}
+    vps.stop(fast=True)
+    vps.set(netif_add="eth1,,,,br1")
+    assert vzctl("start", 101).code == 0
+    assert on_ports(lan) == {"veth101.0"} and lan.node.ip("link show master br1 up")
+    assert (tmp_path / "said").read_text().splitlines()[-2:] == [
+        "Adding interface veth101.0 to bridge vmbr0 on CT0 for CT101",
+        "Adding interface veth101.1 to bridge br1 on CT0 for CT101",
+    ]
+    with lan.node:
+        for switch in ("proxy_arp", "forwarding"):
+            path = Path("/proc/sys/net/ipv4/conf/veth101.0", switch)
+            assert path.read_text() == "1\n"
+
+    def by_hand(device: str, veid: str = "101") -> tuple[int, str]:
+        ran = cli("vznetaddbr", "init", "veth", device, env={"VEID": veid})
+        return ran.code, ran.stdout + ran.stderr
+
+    lan.node.ip("link set veth101.0 nomaster")
+    assert by_hand("veth101.0")[0] == 0 and on_ports(lan) == {"veth101.0"}
+    assert by_hand("eth0") == (0, "")
+    assert by_hand("veth101.0", "")[0] == 20
+    vps.node.create(102)
+    assert by_hand("veth101.0", "102") == (
+        1, f"According to {paths.conf}/102.conf, CT102 has no veth interface configured.\n")
+
+
+def test_vznetcfg(lan, vps, vzctl, cli, tmp_path):
+    vps.start()
+    assert vzctl("set", 101, "--netif_add", "eth0").code == 0
+    lan.node.ip("link set veth101.0 down")
+    assert cli("vznetcfg", "init", "veth", "veth101.0").code == 0
+    assert lan.node.ip("link show veth101.0 up")
+    ran = cli("vznetcfg", "init", "veth", "nosuch0")
+    assert (ran.code, ran.stderr) == (130, "Unable to set up nosuch0: link set nosuch0 up: "
+                                           "No such device\n")
+    assert cli("vznetcfg", "init", "veth").stderr == "vznetcfg init veth <dev>\n"
+    ran = cli("vznetcfg", "stop", "veth", "veth101.0")
+    assert (ran.code, ran.stdout) == (1, "invalid action\n")
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\necho $VEID $*; exit 7\n")
+    script.chmod(0o755)
+    Path(vps.node.paths.etc, "vznet.conf").write_text(f'EXTERNAL_SCRIPT="{script}"\n')
+    ran = cli("vznetcfg", "init", "veth", "veth101.0", env={"VEID": "101"})
+    assert (ran.code, ran.stdout) == (7, "101 init veth veth101.0\n")
+
+
 # Devices of the host
 
 
