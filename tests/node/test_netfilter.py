@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import socket
+import subprocess
 
 import pytest
 from wire import ping
@@ -243,3 +244,27 @@ def test_a_tunnel_by_wireguard(vps):
     vps.start()
     said = shell_inside(vps.facts().pid, "ip link add wg0 type wireguard && ip -br link show wg0")
     assert said.startswith("wg0 "), said
+
+
+@tools.needs("nftables", "iptables")
+def test_rules_are_counted(vps):
+    """Of nftables one by one, of tables of the older iptables their entries."""
+    vps.start()
+
+    def held() -> int:
+        return next(row for row in vps.beancounters() if row.name == "numiptent").held
+
+    def inside(*words: str) -> None:
+        netns = f"--net=/proc/{vps.facts().pid}/ns/net"
+        subprocess.run(["nsenter", netns, *words], check=True)
+
+    before = held()  # those of its level of netfilter
+    inside("nft", "add table inet t; add chain inet t c; add table ip x; add chain ip x c;"
+           " add rule ip x c accept;" + "add rule inet t c drop;" * 5)
+    assert held() == before + 6
+    inside("iptables-legacy", "-A", "INPUT", "-j", "ACCEPT")
+    assert held() == before + 6 + 5
+    inside("nft", "delete table inet t")
+    assert held() == before + 1 + 5
+    row = next(row for row in vps.beancounters() if row.name == "numiptent")
+    assert row.maxheld == before + 11

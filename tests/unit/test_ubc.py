@@ -293,7 +293,6 @@ def test_where_the_numbers_come_from(tmp_path):
         1, 2, 1500
     ]
     assert look.count("vmguarpages") == (0, 0, 0)
-    assert look.count("numiptent") == (None, None, None)
     verdicts = {row.name: row.verdict for row in look.rows(Conf(PHYSPAGES="0:9", SWAPPAGES="0:9"))}
     assert [verdicts[n] for n in ("numproc", "physpages", "oomguarpages", "kmemsize")] == list(
         "EENA"

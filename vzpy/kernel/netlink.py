@@ -72,11 +72,12 @@ def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
 class Socket:
     """A connection to the kernel, of the network namespace the calling thread is in.
 
-    groups  a mask of multicast groups whose messages come by themselves"""
+    groups    a mask of multicast groups whose messages come by themselves
+    protocol  whose words are spoken"""
 
-    def __init__(self, groups: int = 0) -> None:
+    def __init__(self, groups: int = 0, protocol: int = NETLINK_ROUTE) -> None:
         self._sock = _socket.socket(
-            _socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, NETLINK_ROUTE
+            _socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, protocol
         )
         self._sock.bind((0, groups))
         for option in (_NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
@@ -142,6 +143,23 @@ class Socket:
                 found.append((kind, body))
                 if not dump:
                     return found
+
+    def count(self, request: Request, most: int) -> int:
+        """How many messages answer a dump, or so many that nobody wants to know. Raises OSError."""
+        self._sequence += 1
+        self._sock.send(request.packed(self._sequence))
+        found = 0
+        while found < most:
+            for kind, flags, number, body in self._messages():
+                if number != self._sequence:
+                    continue
+                if kind == _NLMSG_ERROR:
+                    error = -struct.unpack_from("=i", body)[0]
+                    raise OSError(error, _reason(error, flags, body), request.what)
+                if kind == _NLMSG_DONE:
+                    return found
+                found += 1
+        return most
 
     def heard(self) -> list[tuple[int, bytes]]:
         """The next messages of the groups, (type, body) each.

@@ -218,6 +218,15 @@ def _locks(look: Look) -> Counts:
     return _with_peaks(look, {"numflock": held})
 
 
+def _rules(look: Look) -> Counts:
+    from vzpy import rulecount
+
+    try:
+        return _with_peaks(look, {"numiptent": rulecount.count(look.facts.pid)})
+    except OSError:
+        return {}  # it has ended, or the kernel has no netfilter
+
+
 def _with_peaks(look: Look, held: dict[str, int]) -> Counts:
     peaks = _keep(look, held).peaks
     return {name: (value, max(peaks.get(name, 0), value), 0) for name, value in held.items()}
@@ -241,6 +250,7 @@ _READERS: dict[str, Callable[[Look], Counts]] = {
     "processes": _processes,
     "sockets": _sockets,
     "locks": _locks,
+    "rules": _rules,
 }
 _NAMES = {
     "numproc": ("numproc",),
@@ -252,6 +262,7 @@ _NAMES = {
         "numtcpsock", "numothersock", "tcpsndbuf", "tcprcvbuf", "othersockbuf", "dgramrcvbuf",
     ),
     "locks": ("numflock",),
+    "rules": ("numiptent",),
 }  # fmt: skip
 _OTHER_NAMES = {key.lower() for keys in OTHERS.values() for key in keys}
 # Beancounter -> the groups that may have it; programs of ours in the kernel know better than /proc.
