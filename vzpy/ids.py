@@ -148,10 +148,11 @@ class Registry:
     def allocate(self, owner: Owner, count: int = RANGE) -> IdRange:
         """A free range of `count` ids from the pool, the owner's from now on.
 
-        Held at first by the life of this process, then by the owner's N.conf and private area.
+        Held at first by the life of this process, then by the owner's N.conf and private area;
+        sync() comes before that N.conf does.
         Raises VzError 6 when the pool has none that long."""
         owner = _absolute(owner)
-        with _Locked(self) as entries:
+        with _Locked(self, durable=False) as entries:
             entries[:] = [e for e in _still_held(entries) if not _same(e, owner) or e.tombstone]
             base = _gap(entries, count)
             if base is None:
@@ -209,9 +210,20 @@ class Registry:
     def free(self, owner: Owner) -> None:
         """Its taker wants the range no more: it is free unless files still carry it."""
         owner = _absolute(owner)
-        with _Locked(self) as entries:
+        with _Locked(self, durable=False) as entries:  # who looks at an older one sees it is free
             let_go = [replace(e, holder="") if _same(e, owner) else e for e in entries]
             entries[:] = [e for e in let_go if not _same(e, owner) or e.held(False)]
+
+    def sync(self) -> None:
+        """What was allocated survives a power cut from here on."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as err:
+            raise self._broken(err) from err
 
     def _has(self, owner: Owner, ids: IdRange) -> bool:
         """The registry is as `claim` would leave it: read without the lock, whole by rename."""
@@ -244,8 +256,8 @@ class Registry:
 class _Locked:
     """The entries, to be changed in place; written back when the block ends well."""
 
-    def __init__(self, registry: Registry) -> None:
-        self.registry = registry
+    def __init__(self, registry: Registry, durable: bool = True) -> None:
+        self.registry, self.durable = registry, durable
 
     def __enter__(self) -> list[Entry]:
         path = self.registry.path
@@ -280,7 +292,8 @@ class _Locked:
         with open(new, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if self.durable:
+                os.fsync(file.fileno())
         os.rename(new, self.registry.path)
 
 

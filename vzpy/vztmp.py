@@ -86,15 +86,12 @@ def sweep(area: str) -> None:
     """Start the removal of all that lies in a staging area, and do not wait for it.
 
     The remover is nobody's child that we would have to reap, holds none of our descriptors, and
-    outlives us. Whatever stops it, the next one goes on."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
-            command = [sys.executable, "-IS", os.path.abspath(__file__), area]
-            os.posix_spawn(command[0], command, {}, file_actions=null, setsid=True)
-        finally:
-            os._exit(0)
+    outlives us. Whatever stops it, the next one goes on. A shell lets go of it: a fork of ours
+    would cost the more, the larger we are."""
+    null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
+    command = [sys.executable, "-IS", os.path.abspath(__file__), area]
+    shell = ["sh", "-c", '"$@" &', "sh", *command]
+    pid = os.posix_spawn("/bin/sh", shell, {}, file_actions=null, setsid=True)
     try:
         os.waitpid(pid, 0)
     except ChildProcessError:

@@ -1,10 +1,13 @@
-"""syncfs(2): all of a file system to the disk, before a name makes it count."""
+"""Files and file systems to the disk, before a name makes them count: syncfs(2), fsync(2)."""
 
 from __future__ import annotations
 
 import os
+import stat
 
 from vzpy.kernel.libc import libc, oserror
+
+_FEW = 32
 
 
 def syncfs(path: str, dir_fd: int | None = None) -> None:
@@ -17,3 +20,38 @@ def syncfs(path: str, dir_fd: int | None = None) -> None:
             raise oserror(path)
     finally:
         os.close(fd)
+
+
+def fsync(path: str) -> None:
+    """Of a file or directory, by its name; no link is followed. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(top: str) -> None:
+    """A tree that nobody is changing, and its name.
+
+    File by file while they are few: syncfs(2) waits for all that anybody is writing. The names of
+    new files go with their contents (ext4, xfs), or with their directory's (btrfs).
+    Raises OSError."""
+    files = _files(top)
+    if files is None:
+        syncfs(top)
+    else:
+        for path in files:
+            fsync(path)
+    fsync(os.path.dirname(top))
+
+
+def _files(top: str) -> list[str] | None:
+    """The regular files below a directory; None when there are many."""
+    found: list[str] = []
+    for number, (folder, _, names) in enumerate(os.walk(top)):
+        if number + len(names) > _FEW:
+            return None
+        paths = (f"{folder}/{name}" for name in names)
+        found += [path for path in paths if stat.S_ISREG(os.lstat(path).st_mode)]
+    return found if len(found) <= _FEW else None

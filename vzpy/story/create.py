@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import ExitStack, contextmanager
 
 from vzpy import config, ids, names, rootfs, scripts, template, vztmp
 from vzpy.errors import Exit, VzError
@@ -23,19 +22,21 @@ from vzpy.events import (
     Warned,
 )
 from vzpy.fault import fault
-from vzpy.kernel.syncfs import syncfs
+from vzpy.kernel.syncfs import fsync, sync_tree
 from vzpy.story import area
 from vzpy.story.create_plan import plan, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from vzpy.events import Report
     from vzpy.model import IdRange
     from vzpy.node import Node
     from vzpy.story.create_plan import Plan
     from vzpy.template import Progress
+
+    Undo = list[tuple[Callable[..., object], tuple[object, ...]]]
 
 STEPS = (
     "ids",
@@ -89,11 +90,15 @@ def make(
 
     fill      called with what is planned, whose `scratch` is an empty directory, and the ids
     restored  from an archive: no template is told of, and the hook vps.create is not run"""
+    undo: Undo = []
     try:
         recover(node, ctid)
-        with ExitStack() as undo:
+        try:
             _steps(node, planned(), fill, undo, report, restored)
-            undo.pop_all()
+        except BaseException:
+            while undo:
+                _undo(report, *undo.pop())
+            raise
     except VzError as err:
         err.message = f"{err.message}\n{FAILED}" if err.message else FAILED
         raise
@@ -107,7 +112,7 @@ def _steps(
     node: Node,
     plan: Plan,
     fill: Callable[[Plan, IdRange], None],
-    undo: ExitStack,
+    undo: Undo,
     report: Report,
     restored: bool,
 ) -> None:
@@ -120,7 +125,7 @@ def _steps(
         fault(name)
 
     def undone(what: Callable[..., object], *args: object) -> None:
-        undo.callback(_undo, report, what, args)
+        undo.append((what, args))
 
     paths, ctid = node.paths, plan.ctid
     owner = ids.Owner(paths.etc, ctid, plan.private)
@@ -160,7 +165,6 @@ def _steps(
             undone(disk.drop, paths, ctid)
             disk.made(paths, ctid, plan, mine, report)
         fill(plan, mine)
-        syncfs(plan.scratch)  # else N.conf may be there after a power cut, and its files empty
         step("root")
         if not os.path.isdir(plan.root):
             _make_root(plan.root)
@@ -176,11 +180,16 @@ def _steps(
             undone(template.release_tree, plan.private)
             template.record_tree(plan.private, os.readlink(f"{plan.private}/tree"))
         step("config")
-        with _committed(plan, changes):
-            report(ConfigSaved(path=plan.conf))
-            step("create-script")
-            if not restored:
-                _run_hook(node, plan, report)
+        sync_tree(plan.private)  # else a power cut may leave N.conf, and empty files
+        fsync(plan.journal)
+        registry.sync()
+        before = _commit(plan, changes, undone)
+        report(ConfigSaved(path=plan.conf))
+        step("create-script")
+        if not restored:
+            _run_hook(node, plan, report)
+        if before:
+            os.unlink(before)
     except OSError as err:
         full = err.errno in (errno.ENOSPC, errno.EDQUOT)
         code = Exit.FS_NO_DISK_SPACE if full else Exit.FS_NEW_VE_PRVT
@@ -201,8 +210,7 @@ def _write_journal(plan: Plan, changes: dict[str, str]) -> None:
     """N.conf as it will be, under the name that says that it is not one yet; by one rename."""
     new = f"{plan.journal}.new"
     with open(new, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(plan.base)
-    config.save(new, changes)
+        file.write(config.edited(plan.base, changes))
     os.rename(new, plan.journal)
 
 
@@ -213,32 +221,22 @@ def _make_root(root: str) -> None:
         raise VzError.of(f"Can't create mount point {root}", err, Exit.FS_MPOINTCREATE) from err
 
 
-@contextmanager
-def _committed(plan: Plan, changes: dict[str, str]) -> Iterator[None]:
-    """N.conf is there while the block runs, and after it when nothing is raised.
-
-    One that was there before keeps its place, links and all; its text is put back on failure."""
+def _commit(plan: Plan, changes: dict[str, str], undone: Callable[..., None]) -> str | None:
+    """N.conf is there. One that was there before keeps its place, links and all; where its text is
+    kept, in case it has to be put back."""
     if not os.path.lexists(plan.conf):
+        undone(_unlink, plan.conf)
         os.rename(plan.journal, plan.conf)
         config.sync_folder(os.path.dirname(plan.conf))
-        try:
-            yield
-        except BaseException:
-            _unlink(plan.conf)
-            raise
-        return
+        return None
     target = os.path.realpath(plan.conf)
     before = f"{target}.before"
     _unlink(before)
     os.link(target, before)
-    try:
-        config.save(target, changes)
-        _unlink(plan.journal)
-        yield
-    except BaseException:
-        os.rename(before, target)
-        raise
-    os.unlink(before)
+    undone(os.rename, before, target)
+    config.save(target, changes)
+    _unlink(plan.journal)
+    return before
 
 
 def _run_hook(node: Node, plan: Plan, report: Report) -> None:
