@@ -53,22 +53,40 @@ _TC_ACT_UNSPEC, _TC_ACT_SHOT = -1, 2  # go on with the next filter; drop
 _KEY, _BYTES = -16, -32  # on the stack
 
 
-def attach(sock: Socket, index: int, mac: bytes, addresses: Iterable[bytes]) -> None:
-    """Guard a device that is still down.
+class Guard:
+    """The programs of a venet and their maps, loaded and not yet attached; close() lets go of them,
+    also again. Made before there is a device, since that takes its time.
 
     mac        the hardware address the VPS sends from
     addresses  its own, packed
     Raises OSError."""
-    with Opened() as opened:
-        known = opened(bpf.map_create(
-            bpf.MAP_HASH, 4, _ADDRESSES, bpf.MAP_NO_PREALLOC, entries=MAX_ADDRESSES, key_size=16
-        ))
-        dropped = opened(bpf.map_create(bpf.MAP_ARRAY, 8 * len(REASONS), _DROPPED))
-        for address in addresses:
-            bpf.map_update(known, bytes(4), _key(address))
-        outward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, from_vps(known, dropped, mac), FROM))
-        inward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, to_vps(known, dropped), TO))
-        sock.send(_filters(index, outward, inward))
+
+    def __init__(self, mac: bytes, addresses: Iterable[bytes]) -> None:
+        self._opened = opened = Opened()
+        try:
+            known = opened(bpf.map_create(
+                bpf.MAP_HASH, 4, _ADDRESSES, bpf.MAP_NO_PREALLOC, entries=MAX_ADDRESSES,
+                key_size=16,
+            ))
+            dropped = opened(bpf.map_create(bpf.MAP_ARRAY, 8 * len(REASONS), _DROPPED))
+            for address in addresses:
+                bpf.map_update(known, bytes(4), _key(address))
+            self.outward = opened(
+                bpf.prog_load(bpf.PROG_SCHED_CLS, from_vps(known, dropped, mac), FROM)
+            )
+            self.inward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, to_vps(known, dropped), TO))
+        except BaseException:
+            self.close()
+            raise
+
+    def attach(self, sock: Socket, index: int) -> None:
+        """Guard a device that is still down. Raises OSError."""
+        sock.send(_filters(index, self.outward, self.inward))
+
+    def close(self) -> None:
+        opened, self._opened = self._opened, Opened()
+        with opened:
+            pass
 
 
 def attach_bridged(sock: Socket, index: int, mac: bytes) -> None:

@@ -67,14 +67,20 @@ def mac(ctid: int) -> bytes:
     return b"\x02\x18" + ctid.to_bytes(4, "big")
 
 
+def guard(ctid: int, addresses: Sequence[Address]) -> antispoof.Guard:
+    """For the venet of a VPS that has these addresses. Raises OSError."""
+    return antispoof.Guard(mac(ctid), [a.packed for a in addresses])
+
+
 class Ends:
     """The two ends of a VPS's venet, with a socket in the network namespace of each.
 
-    netns  descriptor of the VPS's network namespace; ours to close"""
+    netns  descriptor of the VPS's network namespace; ours to close
+    host   a socket here that there is already; ours to close, too"""
 
-    def __init__(self, name: str, ctid: int, netns: int) -> None:
+    def __init__(self, name: str, ctid: int, netns: int, host: Socket | None = None) -> None:
         self.name, self.mac, self.netns = name, mac(ctid), netns
-        self.host = Socket()
+        self.host = host or Socket()
         self.guest = socket_in(netns)
 
     def __enter__(self) -> Ends:
@@ -90,15 +96,15 @@ class Ends:
         """The host end, None when there is none: also the VPS may remove the pair."""
         return rtnetlink.find_link(self.host, self.name)
 
-    def make(self, addresses: Sequence[Address]) -> Link:
-        """A new pair that carries these addresses; inside it has none yet. Raises OSError."""
+    def make(self, guard: antispoof.Guard) -> Link:
+        """A new pair that carries the guard's addresses; inside it has none yet. Raises OSError."""
         self.host.send([rtnetlink.veth_add(
             self.name, self.mac, DEVICE, self.mac, self.netns, IFF_NOARP
         )])
         link = self.link
         if link is None:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), self.name)
-        antispoof.attach(self.host, link.index, self.mac, [a.packed for a in addresses])
+        guard.attach(self.host, link.index)
         for sock, index in ((self.host, link.index), (self.guest, link.peer)):
             sock.send([*_without_ll6(index), rtnetlink.link_up(index)])
         return link

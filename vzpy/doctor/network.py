@@ -33,7 +33,9 @@ def _venet() -> None:
     process.unshare(process.CLONE_NEWNET)
     there = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     with venet.Ends("venet1", 1, there) as ends:
-        link = ends.make([venet.Address.of("192.0.2.1")])
+        guard = venet.guard(1, [venet.Address.of("192.0.2.1")])
+        link = ends.make(guard)
+        guard.close()
         with Socket() as sock:
             antispoof.dropped(sock, link.index)
 

@@ -37,14 +37,44 @@ def tell(vps: VPS, report: Report) -> None:
         _tell_forwarding(addresses, report)
 
 
-def wire(vps: VPS, facts: Facts, report: Report, undo: ExitStack) -> None:
+class Prepared:
+    """What the wiring of a start can know and load before there is a namespace, so while the first
+    task is being born. close() may come again.
+
+    Raises VzError 34."""
+
+    def __init__(self, vps: VPS) -> None:
+        self.addresses = _addresses(vps.config, silent)
+        self.guard: antispoof.Guard | None = None
+        self.host = Socket()
+        if not self.addresses:
+            return
+        try:
+            self.around = Neighbourhood.look(self.host)
+            self.guard = venet.guard(vps.ctid, self.addresses)
+        except OSError as err:
+            raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
+
+    def close(self) -> None:
+        self.host.close()
+        if self.guard:
+            self.guard.close()
+
+
+def wire(
+    vps: VPS, facts: Facts, report: Report, undo: ExitStack, prepared: Prepared | None = None
+) -> None:
     """Give a VPS that has its namespaces, and no init yet, its network.
 
     Raises VzError: 34, 71, 78, 104, 130."""
     undo.callback(unwire, vps.node.paths, vps.ctid)
-    if addresses := _addresses(vps.config, silent):
-        with _ends(vps, facts) as ends:
-            _Giving(vps, ends, report).give(addresses)
+    prepared = prepared or Prepared(vps)
+    try:
+        if prepared.addresses:
+            with _ends(vps, facts, prepared.host) as ends:
+                _Giving(vps, ends, report, prepared=prepared).give(prepared.addresses)
+    finally:
+        prepared.close()
     if vps.config.own("NETIF") or vps.config.own("NETDEV"):
         from vzpy.story import netdevices
 
@@ -98,13 +128,13 @@ def live(change: Change, report: Report) -> list[str]:
     return []
 
 
-def _ends(vps: VPS, facts: Facts) -> Ends:
+def _ends(vps: VPS, facts: Facts, host: Socket | None = None) -> Ends:
     name = venet.host_end(vps.node.paths.cgroup, vps.ctid)
     try:
         netns = os.open(f"/proc/{facts.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as err:  # it has ended this moment
         raise VzError.of("Unable to reach its network", err, Exit.CANT_ADDIP) from err
-    return Ends(name, vps.ctid, netns)
+    return Ends(name, vps.ctid, netns, host)
 
 
 # Addresses
@@ -191,7 +221,8 @@ class _Giving:
     """Addresses on their way to a VPS: looked at, given, answered for, and whether somebody else
     has them. The neighbours are asked while all else is done.
 
-    gone  what it still has, and will not have by then"""
+    gone      what it still has, and will not have by then
+    prepared  by a start"""
 
     def __init__(
         self,
@@ -200,13 +231,15 @@ class _Giving:
         report: Report,
         skip_arpdetect: bool = False,
         gone: Sequence[Address] = (),
+        prepared: Prepared | None = None,
     ) -> None:
         self.vps, self.ends, self.report = vps, ends, report
         self.config = vps.node.config
         self.directory = state.directory(vps.node.paths, vps.ctid)
         self.had = [address for address in _given(vps) if address not in gone]
+        self.guard = prepared.guard if prepared else None
         try:
-            self.around = Neighbourhood.look(ends.host)
+            self.around = prepared.around if prepared else Neighbourhood.look(ends.host)
         except OSError as err:
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
         self.ask = not skip_arpdetect and self.config.raw("SKIP_ARPDETECT") != "yes"
@@ -264,7 +297,7 @@ class _Giving:
                 ends.remove(link, [a for a in addresses if a not in self.had])
                 antispoof.allow(ends.host, link.index, [a.packed for a in addresses])
             else:
-                link = ends.make(addresses)
+                link = self._make(addresses)
             fault("net-address")
             replace = addresses if self.config.raw("FORCE_ROUTE") == "yes" else self.had
             ends.add(link, addresses, self._source(), replace)
@@ -279,6 +312,13 @@ class _Giving:
             if err.errno == errno.EEXIST and what.startswith("route add "):
                 raise _in_use(what.removeprefix("route add ")) from err
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
+
+    def _make(self, addresses: Sequence[Address]) -> Link:
+        guard = self.guard or venet.guard(self.vps.ctid, addresses)
+        try:
+            return self.ends.make(guard)
+        finally:
+            guard.close()
 
     def _source(self) -> dict[int, bytes]:
         """The host's address in routes to VPSs: that of VE_ROUTE_SRC_DEV, by address length."""

@@ -195,6 +195,9 @@ def prepared(
     )
     keeper.launch(birth, handed)
     talk.handed_over()
+    if networked:  # while the daemon clones
+        wiring = net.Prepared(vps)
+        undo.callback(wiring.close)
     pid = int(talk.ours.expect(PID)[0])
     if not keeper.by_daemon:
         undo.callback(enter.reap, pid)
@@ -208,7 +211,7 @@ def prepared(
     not_applied += limits.inside(vps.config, facts)
     state.name_netns(node.paths, facts)
     if networked:
-        net.wire(vps, facts, report, undo)
+        net.wire(vps, facts, report, undo, wiring)
         if vps.config.value("RATE"):
             from vzpy.story import shape
 
