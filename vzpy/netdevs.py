@@ -15,6 +15,7 @@ from vzpy.kernel.rtnetlink import Link
 from vzpy.venet import socket_in
 
 _KEPT = "netns"
+_TRIES = 1000  # names for one that has lost its own
 
 
 def find(sock: Socket, name: str) -> Link:
@@ -68,31 +69,33 @@ def give(sock: Socket, name: str, directory: str) -> int:
         os.close(netns)
 
 
-def fetch(name: str, index: int, mac: bytes, directory: str) -> bool:
-    """Bring a device back by its old name, wherever in the kept namespace it is and whatever it is
-    called; False when it is not there: never moved, or destroyed by the VPS.
+def fetch(name: str, index: int, mac: bytes, directory: str) -> str:
+    """Bring a device back by its old name, whatever it is called in the kept namespace; by dev0,
+    dev1 ... when there is another one of that name by now. The name it has; "" when it is not
+    there: never moved, or destroyed by the VPS.
 
     index  its number there; 0 when that was not noted, and it still has its name
     Raises OSError."""
     if kept(directory) < 0:
-        return False
+        return ""
     ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     netns = os.open(f"{directory}/{_KEPT}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         with socket_in(netns) as there:
             link = rtnetlink.find_link(there, index or name)
             if link is None:
-                return False
+                return ""
             there.send([rtnetlink.link_up(link.index, False)])
             if link.address != mac:
                 there.send([rtnetlink.link_address(link.index, mac)], (errno.EOPNOTSUPP,))
-            try:
-                there.send([rtnetlink.link_move(link.index, ours, name)])
-            except OSError as err:
-                if err.errno != errno.EEXIST:
-                    raise
-                there.send([rtnetlink.link_move(link.index, ours, "dev%d")])
-            return True
+            for free in (name, *(f"dev{number}" for number in range(_TRIES))):
+                try:
+                    there.send([rtnetlink.link_move(link.index, ours, free)])
+                    return free
+                except OSError as err:
+                    if err.errno != errno.EEXIST:
+                        raise
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
     finally:
         os.close(netns)
         os.close(ours)

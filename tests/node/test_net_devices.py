@@ -292,12 +292,15 @@ def test_a_device_that_the_vps_destroyed(lan, device, vps, vzctl):
     assert ran.code == 104 and "mv0" in ran.stderr and not vps.status.running
 
 
-def test_a_name_that_is_taken_meanwhile(lan, device, vps, vzctl):
+@pytest.mark.parametrize("by", [("stop", 101, "--fast"), ("set", 101, "--netdev_del", "mv0")])
+def test_a_name_that_is_taken_meanwhile(lan, device, vps, vzctl, by):
     vps.set(netdev_add=[device])
     vps.start()
     lan.node.ip("link add mv0 type bridge")
-    assert vzctl("stop", 101, "--fast").code == 0
-    assert sorted(name[:3] for name in links(lan)) == ["dev", "mv0"]
+    lan.node.ip("link add dev0 type bridge")
+    ran = vzctl(*by)
+    assert ran.code == 0 and links(lan) == {"mv0", "dev0", "dev1"}
+    assert "network device mv0 came back as dev1: there is another mv0 now\n" in ran.stderr
 
 
 @pytest.mark.needs("vlan")

@@ -67,7 +67,7 @@ def wire(
     """Give a VPS that has its namespaces, and no init yet, its network.
 
     Raises VzError: 34, 71, 78, 104, 130."""
-    undo.callback(unwire, vps.node.paths, vps.ctid)
+    undo.callback(unwire, vps.node.paths, vps.ctid, report)
     prepared = prepared or Prepared(vps)
     try:
         if prepared.addresses:
@@ -81,7 +81,7 @@ def wire(
         netdevices.wire(vps, facts, report)
 
 
-def unwire(paths: NodePaths, ctid: int) -> None:
+def unwire(paths: NodePaths, ctid: int, report: Report = silent) -> None:
     """Take back what of the host a VPS's network used. Idempotent; the VPS need not be there.
 
     Raises VzError 34, 104."""
@@ -103,7 +103,7 @@ def unwire(paths: NodePaths, ctid: int) -> None:
     if any(note[0] == netnotes.DEVICE for note in notes):
         from vzpy.story import netdevices
 
-        netdevices.fetch_all(directory, notes)
+        netdevices.fetch_all(directory, notes, report)
     traffic.keep(paths.state, ctid, carried)  # killed before it is lost, not counted twice
     netnotes.forget(directory)
 

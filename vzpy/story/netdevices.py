@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from vzpy import config, netdevs, netnotes, scripts, state, venet, veth
 from vzpy.errors import Exit, VzError
-from vzpy.events import ConfiguringVeth, DeletingVeth
+from vzpy.events import ConfiguringVeth, DeletingVeth, Warned
 from vzpy.fault import fault
 from vzpy.kernel import rtnetlink
 from vzpy.kernel.netlink import Socket
@@ -45,7 +45,7 @@ def live(change: Change, report: Report) -> None:
     Raises VzError 104, 130."""
     with _Devices(change.vps, change.facts) as devices, ExitStack() as undo:
         _change_veths(change, devices, report, undo.callback)
-        _change_netdevs(change, devices, undo.callback)
+        _change_netdevs(change, devices, report, undo.callback)
         undo.pop_all()
 
 
@@ -84,7 +84,9 @@ def _change_veths(
             devices.make_veth(netif)
 
 
-def _change_netdevs(change: Change, devices: _Devices, undo: Callable[..., object]) -> None:
+def _change_netdevs(
+    change: Change, devices: _Devices, report: Report, undo: Callable[..., object]
+) -> None:
     has = devices.given()
     if change.given:
         gone = [name for name in change.given.get("netdev_del", ()) if name in has]
@@ -96,10 +98,10 @@ def _change_netdevs(change: Change, devices: _Devices, undo: Callable[..., objec
     for name in new:
         devices.check_netdev(name)
     for name in gone:
-        devices.fetch([name])
+        devices.fetch([name], report)
         undo(devices.give, name)
     for name in new:
-        undo(devices.fetch, [name])
+        undo(devices.fetch, [name], report)
         devices.give(name)
 
 
@@ -204,19 +206,19 @@ class _Devices:
         netnotes.remove(self.directory, [note])
         netnotes.add(self.directory, [(netnotes.DEVICE, name, str(index), mac)])
 
-    def fetch(self, names: Iterable[str]) -> None:
+    def fetch(self, names: Iterable[str], report: Report) -> None:
         """Bring devices back. Raises VzError 104."""
         wanted = set(names)
         notes = netnotes.read(self.directory)
         gone = [n for n in notes if n[0] == netnotes.DEVICE and n[1] in wanted]
         for note in gone:
-            _fetch(note, self.directory)
+            _fetch(note, self.directory, report)
         netnotes.remove(self.directory, gone)
         if not self.given():
             netdevs.let_go(self.directory)
 
 
-def fetch_all(directory: str, notes: Iterable[tuple[str, ...]]) -> None:
+def fetch_all(directory: str, notes: Iterable[tuple[str, ...]], report: Report) -> None:
     """What an ended VPS had of the host comes back, one whatever becomes of the others. Hardware
     that does not is brought back by the kernel, when nothing keeps its namespace any more.
 
@@ -225,15 +227,20 @@ def fetch_all(directory: str, notes: Iterable[tuple[str, ...]]) -> None:
         all_of.callback(netdevs.let_go, directory)
         for note in notes:
             if note[0] == netnotes.DEVICE:
-                all_of.callback(_fetch, note, directory)
+                all_of.callback(_fetch, note, directory, report)
 
 
-def _fetch(note: tuple[str, ...], directory: str) -> None:
+def _fetch(note: tuple[str, ...], directory: str, report: Report) -> None:
     _, name, index, mac = note
+    address = bytes.fromhex(mac) if mac != "0" else b""
     try:
-        netdevs.fetch(name, int(index), bytes.fromhex(mac) if mac != "0" else b"", directory)
+        found = netdevs.fetch(name, int(index), address, directory)
     except OSError as err:
         raise _failed_netdev("delete", name, err) from err
+    if found not in ("", name):
+        report(Warned(
+            text=f"Warning: network device {name} came back as {found}: there is another {name} now"
+        ))
 
 
 def external_script(etc: str) -> str:

@@ -38,7 +38,7 @@ def put_away(vps: VPS, facts: Facts, report: Report, umount: bool = True) -> Non
         if os.path.exists(f"{state.directory(vps.node.paths, vps.ctid)}/net"):
             from vzpy.story import net
 
-            net.unwire(vps.node.paths, vps.ctid)
+            net.unwire(vps.node.paths, vps.ctid, report)
     finally:
         try:
             if umount:
