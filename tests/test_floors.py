@@ -23,7 +23,7 @@ FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "o
            "data", "fault", "lockfile", "elf", "bundle"}
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {
-    "countmap": {"countmap", "socketcount", "othersockets", "filecount"},
+    "countmap": {"countmap", "socketcount", "othersockets", "filecount", "lockcount"},
     "ubc": {"ubc", "ubcproc"},
     "cgroups": {"cgroups", "cgroupread", "cgroupshare"},
     "dist": {"dist", "dns"},

@@ -13,13 +13,14 @@ import os
 import struct
 
 from vzpy.kernel import bpf, btf
-from vzpy.kernel.bpf import R0, R1, R2, R3, R7, R8, Code
+from vzpy.kernel.bpf import R0, R1, R2, R3, R7, R8, R10, Code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vzpy.kernel.bpf import Opened
+    from vzpy.model import IdRange
 
 NO_LIMIT = 2**63 - 1
 _HELD, _MAXHELD, _FAILCNT = 0, 8, 16
@@ -39,20 +40,23 @@ _MEMBERS = (
 _KNOWN = "trusted.vz.btf"
 
 
-def places(cgroup: str) -> dict[str, int]:
+def places(
+    cgroup: str, functions: tuple[str, ...] = _FUNCTIONS, members: tuple[str, ...] = _MEMBERS,
+    note: str = _KNOWN,
+) -> dict[str, int]:
     """Numbers of functions and offsets of members, by name. They are looked for once a boot, and
     noted on the root of the cgroups, two above vz/N. Raises OSError where there are none."""
     top = os.path.dirname(os.path.dirname(cgroup))
     try:
-        rows = [row.split(" ") for row in os.getxattr(top, _KNOWN).decode().split("\n")]
+        rows = [row.split(" ") for row in os.getxattr(top, note).decode().split("\n")]
         known = {name: int(number) for name, number in rows}
-        if known.keys() == {*_FUNCTIONS, *_MEMBERS}:
+        if known.keys() == {*functions, *members}:
             return known
     except OSError:
         pass
-    found = btf.look(_FUNCTIONS, _MEMBERS)
+    found = btf.look(functions, members)
     try:
-        os.setxattr(top, _KNOWN, "\n".join(f"{k} {v}" for k, v in found.items()).encode())
+        os.setxattr(top, note, "\n".join(f"{k} {v}" for k, v in found.items()).encode())
     except OSError:
         pass  # then the next one looks again
     return found
@@ -171,6 +175,23 @@ def note_peak(code: Code) -> None:
 def uncount(code: Code) -> None:
     code.set(R1, "=", -1)
     code.fetch_add(R7, _HELD, R1)
+
+
+def read(code: Code, size: int) -> None:
+    """So many bytes at the address R3 to the top of the stack."""
+    code.set_to(R1, "=", R10)
+    code.set(R1, "+", -8)
+    code.set(R2, "=", size)
+    code.call(bpf.PROBE_READ_KERNEL)
+
+
+def only_files_of(ids: IdRange, code: Code, kernel: Mapping[str, int]) -> None:
+    """To "not ours" for a file that no user of the VPS opened; the first argument is the file."""
+    code.load(R2, R1, 0)
+    code.load(R2, R2, kernel["file.f_cred"])
+    code.load(R3, R2, kernel["cred.uid"], 4)
+    code.jump_if("not ours", R3, "<", ids.base)
+    code.jump_if("not ours", R3, ">", ids.base + ids.count - 1)
 
 
 def refuse(code: Code, error: int) -> None:

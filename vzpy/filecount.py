@@ -87,7 +87,7 @@ def alloc_program(
 ) -> bytes:
     """trees  map whose first cgroup is the one whose tasks have nothing to spare"""
     code = Code()
-    _leave_others_alone(code, kernel, ids)
+    countmap.only_files_of(ids, code, kernel)
     code.map_value(R7, counters)
     code.map_value(R3, limits)
     countmap.count(code, "full")
@@ -111,18 +111,9 @@ def alloc_program(
 
 def free_program(kernel: Mapping[str, int], ids: IdRange, counters: int) -> bytes:
     code = Code()
-    _leave_others_alone(code, kernel, ids)
+    countmap.only_files_of(ids, code, kernel)
     code.map_value(R7, counters)
     countmap.uncount(code)
     code.label("not ours")
     code.exit(1)
     return code.assemble()
-
-
-def _leave_others_alone(code: Code, kernel: Mapping[str, int], ids: IdRange) -> None:
-    """To "not ours" for a file that no user of the VPS opened; the first argument is the file."""
-    code.load(R2, R1, 0)
-    code.load(R2, R2, kernel["file.f_cred"])
-    code.load(R3, R2, kernel["cred.uid"], 4)
-    code.jump_if("not ours", R3, "<", ids.base)
-    code.jump_if("not ours", R3, ">", ids.base + ids.count - 1)

@@ -93,13 +93,13 @@ def mark_program(kernel: Mapping[str, int], counters: int, marks: int) -> bytes:
     code.store(R10, -8, R2)
     code.set_to(R3, "=", R6)
     code.set(R3, "+", kernel["socket.sk"] - kernel["socket_alloc.vfs_inode"])
-    _read(code, 8)
+    countmap.read(code, 8)
     code.load(R3, R10, -8)
     code.jump_if("done", R3, "==", 0)
     code.set(R3, "+", kernel["sock_common.skc_family"])
     code.set(R2, "=", 0)
     code.store(R10, -8, R2)
-    _read(code, 2)
+    countmap.read(code, 2)
     code.load(R2, R10, -8)
     for family in (0, *_INET_FAMILIES):
         code.jump_if("done", R2, "==", family)
@@ -140,14 +140,6 @@ def _only_sockets(code: Code, kernel: Mapping[str, int]) -> None:
     code.load(R2, R6, kernel["inode.i_sb"])
     code.load(R2, R2, kernel["super_block.s_magic"])
     code.jump_if("done", R2, "!=", _SOCKFS_MAGIC)
-
-
-def _read(code: Code, size: int) -> None:
-    """So many bytes at the address R3 to the top of the stack."""
-    code.set_to(R1, "=", R10)
-    code.set(R1, "+", -8)
-    code.set(R2, "=", size)
-    code.call(bpf.PROBE_READ_KERNEL)
 
 
 def _mark_of(code: Code, marks: int, flags: int) -> None:

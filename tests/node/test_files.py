@@ -1,8 +1,9 @@
-"""numfile, by programs at the hooks of BPF LSM."""
+"""numfile and numflock, by programs at the hooks of BPF LSM."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -104,3 +105,79 @@ def test_one_that_has_all_its_files_can_be_entered(vps, vzctl):
     began = time.monotonic()
     assert vzctl("stop", 101).code == 0
     assert time.monotonic() - began < 10 * tools.PATIENCE
+
+
+def locked(count: int, give_back: bool = False):
+    """Lock so many parts of a file; the errnos of what was refused."""
+
+    def act() -> list[int]:
+        file = os.open("/etc/passwd", os.O_RDONLY)
+        errors = []
+        for part in range(count):
+            try:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, 2 * part)
+                if give_back:
+                    fcntl.lockf(file, fcntl.LOCK_UN, 1, 2 * part)
+            except OSError as err:
+                errors.append(err.errno)
+        return errors
+
+    return act
+
+
+def locked_whole(count: int):
+    def act() -> list[int]:
+        files = [os.open("/etc/passwd", os.O_RDONLY) for _ in range(count)]
+        errors = []
+        for file in files:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH)
+            except OSError as err:
+                errors.append(err.errno)
+        return errors
+
+    return act
+
+
+def unlocked_when_full() -> list[int]:
+    file = os.open("/etc/passwd", os.O_RDONLY)
+    errors = []
+    for part in range(50):
+        fcntl.lockf(file, fcntl.LOCK_SH, 1, 2 * part)
+    for kind in (fcntl.LOCK_SH, fcntl.LOCK_UN, fcntl.LOCK_SH):
+        try:
+            fcntl.lockf(file, kind, 1, 98 if kind == fcntl.LOCK_UN else 200)
+        except OSError as err:
+            errors.append(err.errno)
+    return errors
+
+
+def test_one_lock_too_many(vps, vzctl, node):
+    """ENOLCK, counted exactly; what ends with its process is given back; a neighbour and the host
+    lock what they want."""
+    tools.plant(vps, "/sbin/init", tools.IDLE, 0o755)
+    other = node.create(102)
+    other.start()
+    assert vzctl("set", 101, "--numflock", "50", "--save").code == 0
+    ran = vzctl("start", 101)
+    assert ran.code == 0 and "numflock" not in ran.stderr, ran
+    vps.reload()
+
+    def told():
+        found = next(x for x in vps.beancounters() if x.name == "numflock")
+        return found.verdict, found.limit, found.maxheld, found.failcnt
+
+    assert within_user(vps, locked(57)) == [errno.ENOLCK] * 7
+    assert told() == ("P", 50, 50, 7)
+    for _ in range(3):
+        assert within_user(vps, locked(50)) == []
+    assert within_user(vps, locked_whole(53)) == [errno.ENOLCK] * 3
+    assert within_user(vps, unlocked_when_full) == [errno.ENOLCK]
+    assert within_user(vps, locked(500, give_back=True)) == []
+    assert within_user(other, locked(200)) == [] == locked(200)()
+    assert told() == ("P", 50, 50, 11)
+    assert vzctl("set", 101, "--numflock", "100").code == 0
+    assert within_user(vps, locked(101)) == [errno.ENOLCK]
+    assert vzctl("set", 101, "--numflock", "unlimited").code == 0
+    assert within_user(vps, locked(300)) == []
+    assert told()[3] == 12

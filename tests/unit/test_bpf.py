@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from vzpy import countmap, devices, filecount, knobs, othersockets, socketcount
+from vzpy import countmap, devices, filecount, knobs, lockcount, othersockets, socketcount
 from vzpy.kernel import btf
 from vzpy.kernel.bpf import R0, R1, R2, R3, R6, R10, Code
 from vzpy.model import IdRange
@@ -61,6 +61,7 @@ def test_a_label_that_is_nowhere():
 
 
 KERNEL = dict.fromkeys(countmap._MEMBERS, 8)
+LOCKS = {**KERNEL, **dict.fromkeys(("link", "file", lockcount._LIST, lockcount._LISTED), 8)}
 
 
 @pytest.mark.parametrize("program", [
@@ -69,6 +70,7 @@ KERNEL = dict.fromkeys(countmap._MEMBERS, 8)
     othersockets.free_program(KERNEL, 3, 5),
     filecount.alloc_program(KERNEL, IdRange(1 << 30), 3, 4, 6),
     filecount.free_program(KERNEL, IdRange(1 << 30), 3),
+    lockcount.lock_program(LOCKS, IdRange(1 << 30), 3, 4).assemble(),
     knobs.sysctl_program(("kernel/shmall", "net/ipv4/tcp_wmem")), knobs.sysctl_program(()),
     knobs.sockopt_program((1, 2), (3, 4)), devices.fence_program(devices.DEFAULT),
 ])
@@ -80,6 +82,14 @@ def test_programs_end_and_stay_within(program):
         if op & 7 in (5, 6) and op not in (0x85, 0x95):
             assert 0 <= at + 1 + offset < len(code) and at + 1 + offset not in wide
     assert code[-1][0] == 0x95
+
+
+def test_a_function_is_found_where_it_begins():
+    code = lockcount.lock_program(LOCKS, IdRange(1 << 30), 3, 4)
+    rows = list(INSTRUCTION.iter_unpack(code.assemble()))
+    (at,) = [n for n, (op, registers, *_) in enumerate(rows) if op == 0x18 and registers >> 4 == 4]
+    assert code.functions() == (at + 1 + rows[at][3],)
+    assert rows[code.functions()[0] - 1][0] == 0x95  # what is before it has ended
 
 
 def test_limits_are_written_in_the_order_of_the_kinds():

@@ -78,11 +78,13 @@ def _knobs(path: str) -> str:
 
 def _files(path: str) -> str:
     below = f"{path}/1"  # what is found out about the kernel is noted above it
-    os.mkdir(below)
+    os.makedirs(f"{below}/ve")
     try:
         _loaded(lambda: filecount.attach(below, IdRange(0, 1), {"NUMFILE": 0}), _LSM)
-        return _inside(below, lambda: _refused(lambda: os.close(os.open("/dev/null", 0))), _LSM)
+        refused = lambda: _refused(lambda: os.close(os.open("/dev/null", 0)))  # noqa: E731
+        return _inside(f"{below}/ve", refused, _LSM)
     finally:
+        os.rmdir(f"{below}/ve")
         os.rmdir(below)
 
 

@@ -38,6 +38,7 @@ NOEXIST = 1  # of an update: EEXIST when there is a value
 
 # helper functions (bpf-helpers(7))
 MAP_LOOKUP_ELEM, SKB_LOAD_BYTES, CURRENT_TASK_UNDER_CGROUP = 1, 26, 37
+PER_CPU_PTR, LOOP = 153, 181
 SYSCTL_GET_NAME, SK_STORAGE_GET, PROBE_READ_KERNEL = 101, 107, 113
 INODE_STORAGE_GET, SET_RETVAL = 145, 187
 SK_STORAGE_CREATE = INODE_STORAGE_CREATE = 1
@@ -48,7 +49,7 @@ R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = range(11)
 _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 _ALU = {"+": 0x00, "-": 0x10, "|": 0x40, "&": 0x50, "<<": 0x60, ">>": 0x70, "=": 0xB0}
 _JUMPS = {"==": 0x10, ">": 0x20, "!=": 0x50, "s>": 0x60, "s>=": 0x70, "<": 0xA0}
-_IMM64, _PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE = 0x18, 1, 2
+_IMM64, _PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE, _PSEUDO_BTF_ID, _PSEUDO_FUNC = 0x18, 1, 2, 3, 4
 _FETCH = 1
 _LOG_SIZE = 1 << 20
 
@@ -60,6 +61,7 @@ class Code:
         self._code: list[tuple[int, int, int, int, int]] = []
         self._labels: dict[str, int] = {}
         self._jumps: list[tuple[int, str]] = []
+        self._functions: list[tuple[int, str]] = []
 
     def label(self, name: str) -> None:
         """The next instruction is called that."""
@@ -115,6 +117,19 @@ class Code:
         """dst = address of the value of an array of one element."""
         self._wide(dst, _PSEUDO_MAP_VALUE, fd)
 
+    def variable(self, dst: int, number: int) -> None:
+        """dst = a variable of the kernel, by its number (btf.look), as helper functions take it."""
+        self._wide(dst, _PSEUDO_BTF_ID, number)
+
+    def function(self, dst: int, at: str) -> None:
+        """dst = the function that begins at a label, as helper functions take it."""
+        self._functions.append((len(self._code), at))
+        self._wide(dst, _PSEUDO_FUNC, 0)
+
+    def functions(self) -> tuple[int, ...]:
+        """Where they begin, in instructions: what prog_load() has to know of them."""
+        return tuple(sorted({self._labels[name] for _, name in self._functions}))
+
     def call(self, helper: int) -> None:
         """R0 = helper(R1 .. R5), whose contents are lost."""
         self._add(0x85, imm=helper)
@@ -131,6 +146,9 @@ class Code:
         for at, name in self._jumps:
             op, dst, src, _, imm = code[at]
             code[at] = (op, dst, src, self._labels[name] - at - 1, imm)
+        for at, name in self._functions:
+            op, dst, src, _, _ = code[at]
+            code[at] = (op, dst, src, 0, self._labels[name] - at - 1)
         return b"".join(
             struct.pack("=BBhi", op, src << 4 | dst, offset, imm)
             for op, dst, src, offset, imm in code
@@ -228,26 +246,52 @@ def _key(key: int | bytes) -> Any:
 
 def btf_of_int() -> int:
     """A description (BTF) of one type, a 4-byte int: what storage of sockets asks for."""
-    names = b"\0int\0"
-    kind = struct.pack("=4I", 1, 1 << 24, 4, 32)  # name, BTF_KIND_INT, bytes, bits
-    head = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(kind), len(kind), len(names))
-    btf = _buffer(head + kind + names)
+    return _btf_load(_BTF_INT, b"\0int\0")
+
+
+def _btf_of_function() -> int:
+    """Its third type is a static function of no arguments that returns an int."""
+    proto, function = (0, 13 << 24, 1), (5, 12 << 24, 2)  # name, kind, type of result; of what
+    return _btf_load(_BTF_INT + struct.pack("=6I", *proto, *function), b"\0int\0f\0")
+
+
+_BTF_INT = struct.pack("=4I", 1, 1 << 24, 4, 32)  # name, BTF_KIND_INT, bytes, bits
+
+
+def _btf_load(types: bytes, names: bytes) -> int:
+    head = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names))
+    btf = _buffer(head + types + names)
     return _bpf(_BTF_LOAD, _attr("QQIII", addressof(btf), 0, len(btf), 0, 0))
 
 
-def prog_load(kind: int, code: bytes, name: str, attach: int = 0, hook: int = 0) -> int:
+def prog_load(
+    kind: int, code: bytes, name: str, attach: int = 0, hook: int = 0,
+    functions: tuple[int, ...] = (),
+) -> int:
     """Have a program checked and loaded: its descriptor.
 
-    hook  number of the kernel's function that an LSM program belongs to (btf.look)
+    hook       number of the kernel's function that an LSM program belongs to (btf.look)
+    functions  where those of the program begin that are not its first (Code.functions)
     Raises OSError with the end of what the kernel's verifier said."""
+    about = b""
+    with Opened() as opened:
+        btf = opened(_btf_of_function()) if functions else 0
+        if functions:
+            about = b"".join(struct.pack("=2I", at, 3) for at in (0, *functions))
+        return _checked(kind, code, name, attach, hook, btf, about)
+
+
+def _checked(
+    kind: int, code: bytes, name: str, attach: int, hook: int, btf: int, about: bytes
+) -> int:
     try:
-        return _prog_load(kind, code, name, attach, hook)
+        return _prog_load(kind, code, name, attach, hook, btf, about)
     except OSError as err:
         if err.errno not in (13, 22):  # EACCES, EINVAL: the verifier does not like it
             raise
     log = _buffer(bytes(_LOG_SIZE))
     try:
-        return _prog_load(kind, code, name, attach, hook, log)
+        return _prog_load(kind, code, name, attach, hook, btf, about, log)
     except OSError as err:
         said = bytes(log).partition(b"\0")[0].decode(errors="replace").strip().splitlines()
         text = "; ".join(said[-4:]) or err.strerror
@@ -255,13 +299,17 @@ def prog_load(kind: int, code: bytes, name: str, attach: int = 0, hook: int = 0)
 
 
 def _prog_load(
-    kind: int, code: bytes, name: str, attach: int, hook: int, log: Any = None
+    kind: int, code: bytes, name: str, attach: int, hook: int, btf: int, about: bytes,
+    log: Any = None,
 ) -> int:
     # The kernel takes LSM programs under the GPL alone: those are ours to give under it as well.
     program, licence = _buffer(code), _buffer(b"GPL\0" if hook else b"Apache-2.0\0")
     level, size, at = (1, len(log), addressof(log)) if log else (0, 0, 0)
-    attr = _attr("IIQQIIQII16sII36xI", kind, len(code) // 8, addressof(program), addressof(licence),
-                 level, size, at, 0, 0, name.encode(), 0, attach, hook)
+    functions = _buffer(about or bytes(1))
+    attr = _attr("IIQQIIQII16sIIIIQI16xI", kind, len(code) // 8, addressof(program),
+                 addressof(licence), level, size, at, 0, 0, name.encode(), 0, attach,
+                 btf, 8 if about else 0, addressof(functions) if about else 0, len(about) // 8,
+                 hook)
     return _bpf(_PROG_LOAD, attr)
 
 

@@ -17,12 +17,12 @@ PATH = "/sys/kernel/btf/vmlinux"
 # Words after the three of every type: always, and for each of its members, by kind.
 _ALWAYS = (0, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0)
 _EACH = (0, 0, 0, 0, 3, 3, 2, 0, 0, 0, 0, 0, 0, 2, 0, 3, 0, 0, 0, 3)
-_STRUCT, _FUNC = 4, 12
+_STRUCT, _FUNC, _VAR = 4, 12, 14
 _BITS_OF_OFFSET = 0xFFFFFF
 
 
 def look(functions: Iterable[str], members: Iterable[str], path: str = PATH) -> dict[str, int]:
-    """The number of each function, and the offset in bytes of each member (`cred.uid`).
+    """The number of each function or variable, and the offset in bytes of each member (cred.uid).
 
     Raises OSError where the kernel has no such description (CONFIG_DEBUG_INFO_BTF), or not one of
     those names."""
@@ -41,7 +41,7 @@ def look(functions: Iterable[str], members: Iterable[str], path: str = PATH) -> 
     while at < len(types):
         name, info = types[at], types[at + 1]
         kind, count = info >> 24 & 31, info & 0xFFFF
-        if kind == _FUNC and name in wanted:
+        if kind in (_FUNC, _VAR) and name in wanted:
             found[wanted[name]] = number
         elif kind == _STRUCT and name in structs:
             for member in structs[name]:

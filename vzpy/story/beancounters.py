@@ -127,7 +127,7 @@ class Look:
         if name in _NEEDS:
             there = os.path.exists(f"{self.cgroup}/{_NEEDS[name]}")
             return ubc.BY_NAME[name].verdict if there else ubc.A if name == "numproc" else ubc.N
-        if name == "numfile" and name not in self._group("counted"):
+        if name in ("numfile", "numflock") and name not in self._group("counted"):
             return ubc.A
         if name in _OTHER_NAMES:
             return ubc.BY_NAME[name].verdict
@@ -214,8 +214,11 @@ def _sockets(look: Look) -> Counts:
 
 
 def _locks(look: Look) -> Counts:
+    """The program that refuses some knows only now and then how many there are."""
     held = sum(look.shared.locks.get(pid, 0) for pid in look.pids)
-    return _with_peaks(look, {"numflock": held})
+    _, top, failcnt = look._group("counted").get("numflock", _NOTHING)
+    _, maxheld, _ = _with_peaks(look, {"numflock": held})["numflock"]
+    return {"numflock": (held, max(_or(maxheld, 0), _or(top, 0)), failcnt or 0)}
 
 
 def _rules(look: Look) -> Counts:
@@ -267,7 +270,7 @@ _NAMES = {
 _OTHER_NAMES = {key.lower() for keys in OTHERS.values() for key in keys}
 # Beancounter -> the groups that may have it; programs of ours in the kernel know better than /proc.
 _GROUPS_OF: dict[str, list[str]] = {
-    row.name: [
+    row.name: ["locks"] if row.name == "numflock" else [
         *(module for module, keys in OTHERS.items() if row.key in keys),
         *(group for group, names in _NAMES.items() if row.name in names),
     ]

@@ -1,11 +1,11 @@
-"""Limits that programs of ours in the kernel count: sockets (socketcount.py) and open files
-(filecount.py).
+"""Limits that programs of ours in the kernel count: sockets (socketcount.py), open files
+(filecount.py) and file locks (lockcount.py).
 
 Called for a VPS whose configuration has such a limit, and by live changes of one."""
 
 from __future__ import annotations
 
-from vzpy import cgroups, countmap, filecount, socketcount
+from vzpy import cgroups, countmap, filecount, lockcount, socketcount
 from vzpy.model import IdRange
 
 TYPE_CHECKING = False
@@ -24,15 +24,18 @@ def apply(
     """Write the limits of a cgroup, before its first process or later; the options that this node
     cannot apply.
 
-    ids  of those whose files count: they or the facts of a VPS that runs are needed for that"""
+    ids  of those whose files and locks count: they are needed for that, or the facts of a VPS that
+         runs"""
     pids = cgroups.tasks(cgroup) if facts else []
     if facts:
         ids = IdRange(facts.base, facts.count)
     sockets = _wanted(conf, socketcount.KINDS)
     files = _wanted(conf, filecount.KINDS)
+    locks = _wanted(conf, lockcount.KINDS)
     return [
         *_refused(sockets, lambda: socketcount.change(cgroup, sockets, pids)),
         *_refused(files, lambda: filecount.change(cgroup, ids, files)),
+        *_refused(locks, lambda: lockcount.change(cgroup, ids, locks)),
     ]
 
 
@@ -53,7 +56,7 @@ def _refused(limits: dict[str, int], change: Callable[[], None]) -> list[str]:
 def read(facts: Facts) -> dict[str, tuple[int, int, int]]:
     """KEY -> held, maxheld, failcnt, of what is counted; nothing of a VPS that is down."""
     found: dict[str, tuple[int, int, int]] = {}
-    for room in (socketcount, filecount):
+    for room in (socketcount, filecount, lockcount):
         try:
             found |= room.read(facts.cgroup)
         except OSError:
