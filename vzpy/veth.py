@@ -74,8 +74,14 @@ def _guard(sock: Socket, link: Link, netif: Netif) -> None:
 
 def _join(sock: Socket, link: Link, netif: Netif) -> None:
     bridge = _find(sock, netif["bridge"]).index if netif.get("bridge") else 0
-    if bridge or link.master:
+    if not (bridge or link.master):
+        return
+    try:
         sock.send([rtnetlink.link_master(link.index, bridge)])
+    except OSError as err:
+        if err.errno == errno.EOPNOTSUPP:
+            raise OSError(err.errno, "it is no bridge", netif["bridge"]) from err
+        raise
 
 
 def _find(sock: Socket, name: str) -> Link:

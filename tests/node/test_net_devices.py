@@ -136,6 +136,7 @@ def test_mac_filter(lan, bridge, vps, vzctl, cli):
 
 REFUSED = [
     ("--netif_add eth1,,,,br7", 130, "br7"),
+    ("--netif_add eth1,,,,eth0", 130, "eth0: it is no bridge"),
     ("--netif_add eth1,,taken0", 130, "taken0"),
     ("--netif_add eth1,01:18:51:00:00:01", 21, "Invalid container MAC address format"),
     ("--netif_add eth1,00:18:51:00:00", 21, "Invalid container MAC address length"),
