@@ -234,7 +234,7 @@ def write(root: int, path: str, content: bytes, shift: int = 0) -> None:
     """Replace a file by a new one, with mode and owner of the old, else 0644 of the guest's root.
 
     A symbolic link is followed inside the root when it leads to a file, else replaced. Nothing is
-    done when the content is there already, or the directory is missing. Raises VzError 3."""
+    done when the content is there already, or the directory is missing. Raises VzError 3, 47."""
     if read(root, path) == content:
         return
     for _ in range(8):  # links of the last component, as few as a distribution has
@@ -244,7 +244,7 @@ def write(root: int, path: str, content: bytes, shift: int = 0) -> None:
         except OSError as err:
             if err.errno in (errno.ENOENT, errno.ENOTDIR):
                 return
-            raise VzError.of("Cannot write in the container", err) from None
+            raise VzError.of(f"Cannot write /{path} in the container", err, _code(err)) from None
         try:
             target = None
             if read(root, path) is not None:
@@ -257,7 +257,7 @@ def write(root: int, path: str, content: bytes, shift: int = 0) -> None:
                 return
             path = os.path.join(parent, target).lstrip("/")
         except OSError as err:
-            raise VzError.of(f"Cannot write /{path} in the container", err) from None
+            raise VzError.of(f"Cannot write /{path} in the container", err, _code(err)) from None
         finally:
             os.close(folder)
 
@@ -322,7 +322,7 @@ def remove(root: int, path: str) -> None:
 def make_folder(root: int, path: str, shift: int) -> None:
     """A directory of the guest's root, 0755; its parent has to be there. Existing is success.
 
-    Raises VzError 3."""
+    Raises VzError 3, 47."""
     parent, name = os.path.split(path)
     try:
         folder = openat2(root, parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -334,7 +334,12 @@ def make_folder(root: int, path: str, shift: int) -> None:
     except FileExistsError:
         pass
     except OSError as err:
-        raise VzError.of(f"Cannot make /{path} in the container", err) from None
+        raise VzError.of(f"Cannot make /{path} in the container", err, _code(err)) from None
+
+
+def _code(err: OSError) -> int:
+    """Links that lead nowhere are the template's fault."""
+    return Exit.FS_BAD_TMPL if err.errno == errno.ELOOP else Exit.SYSTEM
 
 
 def text_of(root: int, path: str) -> str | None:

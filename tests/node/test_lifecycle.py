@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tools
+from vzpy import state
 from vzpy.errors import Exit
 from vzpy.kernel import proc
 
@@ -99,6 +100,24 @@ def test_restart_by_vzctl(vps, vzctl):
     assert ran.code == 0, ran
     assert ran.stdout.startswith("Restarting container\nKilling container ...\n")
     assert vps.running().pid != before
+
+
+def test_before_its_init_is_executed_it_does_not_run(vps, vzctl, cli, node):
+    """While N.start runs there are a first task, namespaces and a root, but no init."""
+    script = Path(node.paths.conf, "101.start")
+    script.write_text("echo here; while [ ! -e /go ]; do sleep 0.05; done\n")
+    with tools.start_tool(node, ("vzctl", "start", 101)) as starting:
+        try:
+            tools.wait_for(lambda: (f := state.read_facts(node.paths, 101)) and f.pid, 20)
+            assert vzctl("status", 101).stdout == "CTID 101 exist mounted down\n"
+            assert cli("vzlist", "-a", "-H", "-o", "status", 101).stdout == "mounted\n"
+            assert vzctl("exec", 101, "true").code == 31
+            assert vzctl("set", 101, "--hostname", "x").code == 9  # locked
+        finally:
+            Path(vps.root, "go").touch()
+    assert starting.returncode == 0
+    assert vzctl("exec", 101, "true").code == 0
+    assert vzctl("status", 101).stdout == "CTID 101 exist mounted running\n"
 
 
 def test_start_twice_stop_twice(vps, vzctl):
