@@ -111,7 +111,8 @@ PARAMS: tuple[Param, ...] = (
     # the rest, as config-files.md 4 lists it
     Param("IPTABLES", "words", FILTER, "iptables", "iptables modules (obsolete, see netfilter)",
           restart="set iptables/netfilter"),
-    Param("NETFILTER", "netfilter", FILTER, "netfilter", "level of netfilter inside the VPS",
+    Param("NETFILTER", "netfilter", FILTER, "netfilter",
+          "netfilter inside: none, without connection tracking, without NAT, all of it",
           "stateless", restart="set iptables/netfilter", scope=LOCAL,
           column=Column("netfilter", "NETFILTER", "%-9s", "string")),
     Param("CAPABILITY", "capability", CAPS, "capability", "capabilities given or taken",
