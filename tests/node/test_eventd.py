@@ -167,6 +167,10 @@ def test_action_scripts_run_after_a_halt(vps):
     assert mark.read_text() == "101\n"
 
 
+def begun(vps):
+    return state.begun(vps.node.paths, vps.ctid)
+
+
 def test_a_guest_that_hangs_its_start_script_keeps_nobody_from_being_put_away(node):
     hanging = [node.create(200 + n) for n in range(3)]
     other = node.create(300)
@@ -177,11 +181,11 @@ def test_a_guest_that_hangs_its_start_script_keeps_nobody_from_being_put_away(no
         Path(node.paths.conf, f"{vps.ctid}.start").write_text("#!/bin/sh\nsleep 1000\n")
         vps.exec(["reboot", "-f"])
     for vps in hanging:
-        tools.wait_for(lambda: (now := vps.facts()) and now.pid != before[vps], 5)  # noqa: B023
+        tools.wait_for(lambda: (now := begun(vps)) and now.pid != before[vps], 5)  # noqa: B023
     other.exec(["halt", "-f"])
     tools.wait_for(lambda: is_clean(other), 2, "put away")
     for vps in hanging:
-        os.kill(vps.facts().pid, signal.SIGKILL)
+        os.kill(begun(vps).pid, signal.SIGKILL)
         tools.wait_for(lambda: is_clean(vps), 5, "the start has failed")  # noqa: B023
     tools.wait_for(lambda: log(node).count("Cannot restart: ") == 3, 2, "three lines in the log")
 
@@ -689,3 +693,18 @@ def test_refusals_of_the_tool(cli):
     assert cli("vzeventd", "--idle", "x").code == 20
     assert cli("vzeventd", "--help").code == 0
     assert cli("vz-fdkeep").code == 20
+
+
+def test_a_daemon_that_does_not_answer(node, cli):
+    """It is told, and when its socket has gone a new one can be started."""
+    os.makedirs(node.paths.run, exist_ok=True)
+    mute = summon.listen(node.paths.socket)
+    try:
+        for words in ((), ("--replace",)):
+            ran = cli("vzeventd", *words)
+            assert (ran.code, ran.stdout) == (3, "")
+            assert ran.stderr.startswith("vzeventd: it does not answer")
+        assert cli("vzeventd", "--status").stdout == "vzeventd does not answer\n"
+    finally:
+        mute.close()
+    assert cli("vzeventd").code == 0

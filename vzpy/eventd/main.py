@@ -187,8 +187,7 @@ def main(argv: list[str]) -> int:
     if option:
         print(_USAGE, file=sys.stdout if option == "--help" else sys.stderr)
         return 0 if option == "--help" else 20
-    client.Daemon.open(paths).close()
-    return 0
+    return _start(paths)
 
 
 def _parse(argv: list[str]) -> tuple[str, int | None]:
@@ -250,6 +249,9 @@ def _status(paths: NodePaths) -> int:
         daemon = client.Daemon.open(paths, start=False)
         running = wire.number(daemon.request({"op": "hello"}), "vps")
         daemon.close()
+    except TimeoutError:
+        print("vzeventd does not answer")
+        return 3
     except OSError:
         print("vzeventd is not running")
         return 3
@@ -262,7 +264,23 @@ def _replace(paths: NodePaths) -> int:
         daemon = client.Daemon.open(paths, start=False)
         daemon.request({"op": "renew"})
         daemon.close()
+    except TimeoutError as err:
+        return _failed(err)
     except OSError:
-        pass
-    client.Daemon.open(paths).close()
+        pass  # there is none
+    return _start(paths)
+
+
+def _start(paths: NodePaths) -> int:
+    try:
+        client.Daemon.open(paths).close()
+    except OSError as err:
+        return _failed(err)
     return 0
+
+
+def _failed(err: OSError) -> int:
+    late = isinstance(err, TimeoutError)
+    why = "it does not answer; see its log, or end its process" if late else err.strerror or err
+    print(f"vzeventd: {why}", file=sys.stderr)
+    return 3
