@@ -111,7 +111,7 @@ def test_before_its_init_is_executed_it_does_not_run(vps, vzctl, cli, node):
             tools.wait_for(lambda: (f := state.read_facts(node.paths, 101)) and f.pid, 20)
             assert vzctl("status", 101).stdout == "CTID 101 exist mounted down\n"
             assert cli("vzlist", "-a", "-H", "-o", "status", 101).stdout == "mounted\n"
-            assert vzctl("exec", 101, "true").code == 31
+            assert vzctl("exec3", 101, "true").code == 31
             assert vzctl("set", 101, "--hostname", "x").code == 9  # locked
         finally:
             Path(vps.root, "go").touch()
