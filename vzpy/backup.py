@@ -1,4 +1,5 @@
-"""vzdump's archives: their names, which of them are kept, what stays out (migrate.md 5)."""
+"""vzdump's archives: their names and settings, which of them are kept, what stays out
+(migrate.md 5)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ SCRIPTS = ("start", "stop", "mount", "umount", "premount", "postumount")
 STANDARD_EXCLUDES = ("/var/log/.+", "/tmp/.+", "/var/tmp/.+", "/var/run/.+pid")
 # suffix -> program and its options
 COMPRESSORS = {".tar": (), ".tgz": ("gzip", "-c"), ".tar.zst": ("zstd", "-q", "-c", "-T0")}
-_NAME = r"vzdump-openvz-(\d+)-\d{4}_\d\d_\d\d-\d\d_\d\d_\d\d(\.tar|\.tgz|\.tar\.zst)"
+# Without a suffix it is a directory, which only root can enter, and in it the tree:
+TREE = "root"
+_NAME = r"vzdump-openvz-(\d+)-\d{4}_\d\d_\d\d-\d\d_\d\d_\d\d(\.tar|\.tgz|\.tar\.zst)?"
 
 MODES = ("plain", "stop", "suspend", "snapshot")
 
@@ -35,7 +38,7 @@ class Job:
     script: str = ""
     rate: int = 0  # bytes a second
     lockwait: int = 180  # minutes
-    stopwait: int = 10  # minutes
+    stopwait: int = 0  # minutes; 0: STOP_TIMEOUT of the VPS
 
 
 def path_of(dumpdir: str, ctid: int, when: float, suffix: str) -> str:
@@ -104,3 +107,31 @@ def load_config(path: str) -> dict[str, str]:
             raise ConfigError(f"{path}:{number}: not a setting of vzdump: {text}")
         found[key.strip()] = value.strip()
     return found
+
+
+def storage(path: str, name: str) -> tuple[str, str]:
+    """The dump directory of a storage that Proxmox VE knows, and its `maxfiles`, "" for none.
+
+    path  of its storage.cfg: `TYPE: NAME` and indented `key value` lines
+    Raises ConfigError when there is no such storage, or it is no directory for backups."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read(1 << 20).splitlines()
+    except OSError as err:
+        raise ConfigError.of(f"storage '{name}' is not known here", err) from err
+    kind, found = "", dict[str, str]()
+    for line in lines:
+        if line[:1] not in ("", "#", " ", "\t"):
+            if kind:
+                break
+            word, _, called = line.partition(":")
+            kind = word if called.strip() == name else ""
+        elif kind and line.strip():
+            key, _, value = line.strip().partition(" ")
+            found[key] = value.strip()
+    if not kind:
+        raise ConfigError(f"storage '{name}' does not exist: {path} has none of that name")
+    folder = found.get("path", "/mnt/pve/" + name if kind in ("nfs", "cifs") else "")
+    if "backup" not in found.get("content", "").split(",") or not folder:
+        raise ConfigError(f"storage '{name}' of {path} is no directory for backups")
+    return f"{folder.rstrip('/')}/dump", found.get("maxfiles", "")

@@ -208,10 +208,13 @@ class Copy:
         if earlier and self._unchanged(name, status, earlier, there, new):
             return
         now = time.time_ns()
-        if stat.S_ISREG(status.st_mode):
-            self._file(here.fd, name, there.fd, new)
-        else:
-            self._node(here, name, status, there, new)
+        try:
+            if stat.S_ISREG(status.st_mode):
+                self._file(here.fd, name, there.fd, new)
+            else:
+                self._node(here, name, status, there, new)
+        except OSError as err:  # of a descriptor, or an owner that is nobody's
+            raise OSError(err.errno, err.strerror, name) from err
         if status.st_ctime_ns < now - _SETTLED:
             made = os.stat(new, dir_fd=there.fd, follow_symlinks=False).st_ino
             self.seen[status.st_ino] = (status.st_ctime_ns, made)

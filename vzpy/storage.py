@@ -131,12 +131,14 @@ class Storage(Identity):
         self,
         job: Job,
         *,
+        path: str = "",
         hook: Callable[[str], None] = lambda phase: None,
         report: Report = silent,
         progress: Progress | None = None,
     ) -> str:
         """Write an archive that vzrestore takes; its path.
 
+        path      another than one in the dump directory of the job, by number and time
         hook      called with the phases of a stop: pre-stop, pre-restart
         progress  called with (bytes done, total)
         Raises VzError."""
@@ -145,7 +147,7 @@ class Storage(Identity):
         self.require()
         with self.locked(report):
             self._settle(report)
-            return dump(self._vps, job, report, hook=hook, progress=progress)
+            return dump(self._vps, job, report, path=path, hook=hook, progress=progress)
 
     def compact(self, *, report: Report = silent) -> None:
         """Give the free space of an image back to the host, whether it runs or not.

@@ -148,6 +148,15 @@ def available_space(path: str) -> int:
     return fs.f_bfree * fs.f_frsize
 
 
+def command(dest: str, ids: IdRange | None) -> list[str]:
+    """What unpacks its standard input into a directory; why it failed is its output."""
+    import sys
+
+    untar = os.path.join(os.path.dirname(os.path.abspath(__file__)), "untar.py")
+    base, count, devices = (ids.base, ids.count, "harmless") if ids else (0, RANGE, "all")
+    return [sys.executable, "-IS", untar, dest, str(base), str(count), devices]
+
+
 def _run(
     tarball: str,
     source: int,
@@ -157,12 +166,8 @@ def _run(
     progress: Progress | None,
 ) -> None:
     """PROGRAM -dc < tarball | untar.py dest"""
-    import sys
     from subprocess import DEVNULL, PIPE, Popen
 
-    untar = os.path.join(os.path.dirname(os.path.abspath(__file__)), "untar.py")
-    base, count, devices = (ids.base, ids.count, "harmless") if ids else (0, RANGE, "all")
-    command = [sys.executable, "-IS", untar, dest, str(base), str(count), devices]
     os.lseek(source, 0, os.SEEK_SET)
     children = []
     try:
@@ -171,7 +176,7 @@ def _run(
             reader = Popen([program, "-dc"], stdin=source, stdout=PIPE, stderr=PIPE, env={})
             children.append(reader)
             stdin = reader.stdout.fileno()  # type: ignore[union-attr]
-        writer = Popen(command, stdin=stdin, stdout=PIPE, stderr=DEVNULL, env={})
+        writer = Popen(command(dest, ids), stdin=stdin, stdout=PIPE, stderr=DEVNULL, env={})
         children.append(writer)
         if program:
             reader.stdout.close()  # type: ignore[union-attr]  # it ends when the writer does
@@ -183,7 +188,7 @@ def _run(
             child.kill()
             child.wait()
     if writer.returncode:
-        raise _explained(tarball, dest, failure, complaint)
+        raise explained(tarball, dest, failure, complaint)
     if program and reader.returncode:
         raise _damaged(tarball, complaint.decode(errors="replace"))
 
@@ -210,7 +215,7 @@ def _damaged(tarball: str, text: str) -> VzError:
     )
 
 
-def _explained(tarball: str, dest: str, failure: bytes, complaint: bytes) -> VzError:
+def explained(tarball: str, dest: str, failure: bytes, complaint: bytes = b"") -> VzError:
     """What untar.py wrote before it ended, as an error; `complaint` is the decompressor's."""
     number, _, rest = failure.decode("utf-8", "surrogateescape").partition("\0")
     name, _, text = rest.partition("\0")

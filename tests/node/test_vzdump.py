@@ -38,7 +38,7 @@ def warnings(events: list[object]) -> list[str]:
 
 @pytest.mark.parametrize(
     "layout,suffix",
-    [("overlay", ".tar"), ("simfs", ".tgz"), ("image", ".tar.zst")],
+    [("overlay", ".tar"), ("simfs", ".tgz"), ("image", ".tar.zst"), ("overlay", "")],
 )
 def test_round_trip(node, tmp_path, layout, suffix):
     """One of everything, in each layout, under other ids; and it boots."""

@@ -18,6 +18,8 @@ from vzpy.story.dumpjob import Run, mail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vzpy.backup import Job
 
 FAILED = 255
@@ -31,7 +33,9 @@ OPTIONS = (
     Option("stdexcludes", help="leave out temporary files and logs"),
     Option("compress", help="compress by gzip (.tgz)"),
     Option("zstd", help="compress by zstd (.tar.zst)"),
+    Option("noarch", help="copy into a directory instead of an archive"),
     Option("dumpdir", "path", "where the archives go; default DUMPDIR of vz.conf"),
+    Option("storage", "text", "where they go: a storage of Proxmox VE's storage.cfg"),
     Option("maxfiles", "number", "how many archives of a VPS are kept"),
     Option("script", "path", "hook script"),
     Option("bwlimit", "number", "KiB a second"),
@@ -42,7 +46,7 @@ OPTIONS = (
     Option("node", "text", "do something on this node only"),
     Option("tmpdir", "path", "accepted: copies lie beside the private area"),
     Option("size", "number", "accepted: no volume is made for a snapshot"),
-    Option("stopwait", "number", "accepted: STOP_TIMEOUT of the VPS holds"),
+    Option("stopwait", "number", "minutes to wait for a stop; default STOP_TIMEOUT of the VPS"),
     Option("help", help="usage", short="h"),
 )
 _USAGE = "Usage: vzdump OPTIONS [--all | CTID...]"
@@ -115,13 +119,14 @@ def _job(node: Node, given: dict[str, list[str]]) -> Job:
     mode = modes[0] if modes else conf.get("mode", "plain")
     if mode not in backup.MODES:
         raise UsageError(f"{path}: no such mode: {mode}", FAILED)
-    dumpdir = setting("dumpdir") or node.config.raw("DUMPDIR")
-    if not dumpdir:
-        raise VzError("no dump directory: give --dumpdir", FAILED)
+    form = [option for option in _FORMS if option in given]
+    if len(form) > 1:
+        raise UsageError(f"--{form[0]} and --{form[1]} exclude each other", FAILED)
+    dumpdir, maxfiles = _place(node, given, setting)
     job = backup.Job(
         mode=mode,
-        dumpdir=os.path.abspath(dumpdir),
-        suffix=".tar.zst" if "zstd" in given else ".tgz" if "compress" in given else ".tar",
+        dumpdir=dumpdir,
+        suffix=_FORMS[form[0]] if form else ".tar",
         exclude=(
             *(backup.STANDARD_EXCLUDES if "stdexcludes" in given else ()),
             *given.get("exclude-path", []),
@@ -131,7 +136,26 @@ def _job(node: Node, given: dict[str, list[str]]) -> Job:
     backup.Excluded(job.exclude)
     return replace(
         job,
-        maxfiles=_number("maxfiles", setting("maxfiles") or "0"),
+        maxfiles=_number("maxfiles", setting("maxfiles") or maxfiles or "0"),
         rate=_number("bwlimit", setting("bwlimit") or "0") * 1024,
         lockwait=_number("lockwait", setting("lockwait") or str(job.lockwait)),
+        stopwait=_number("stopwait", setting("stopwait") or "0"),
     )
+
+
+_FORMS = {"compress": ".tgz", "zstd": ".tar.zst", "noarch": ""}
+
+
+def _place(
+    node: Node, given: dict[str, list[str]], setting: Callable[[str], str]
+) -> tuple[str, str]:
+    """The dump directory, and how many archives its storage keeps, "" for what it does not say."""
+    if "dumpdir" in given and "storage" in given:
+        raise UsageError("--dumpdir and --storage exclude each other", FAILED)
+    if (name := setting("storage")) and "dumpdir" not in given:
+        etc = os.path.dirname(node.paths.etc)
+        return backup.storage(f"{etc}/pve/storage.cfg", name)
+    dumpdir = setting("dumpdir") or node.config.raw("DUMPDIR")
+    if not dumpdir:
+        raise VzError("no dump directory: give --dumpdir", FAILED)
+    return os.path.abspath(dumpdir), ""

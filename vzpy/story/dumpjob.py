@@ -67,14 +67,15 @@ class Run:
         began = time.monotonic()
         kind = f"VM {vps.ctid} (openvz)"
         scratch = f"{self.job.dumpdir}/vzdump-openvz-{vps.ctid}.log.tmp"
-        archive = ""
+        archive = backup.path_of(self.job.dumpdir, vps.ctid, time.time(), self.job.suffix)
+        written = False
         try:
             os.makedirs(self.job.dumpdir, 0o700, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             self._log = os.open(scratch, flags, 0o600)
         except OSError as err:
             raise VzError.of("Unable to write to the dump directory", err) from err
-        environment = {"LOGFILE": scratch}
+        environment = {"LOGFILE": scratch, "TARFILE": archive}
         try:
             self.report(DumpNote(text=f"Starting Backup of {kind}"))
 
@@ -82,7 +83,8 @@ class Run:
                 self._hook(phase, vps, environment)
 
             hook("backup-start")
-            archive = self._locked(vps, hook)
+            self._locked(vps, archive, hook)
+            written = True
             hook("backup-end")
             took = time.strftime("%H:%M:%S", time.gmtime(time.monotonic() - began))
             self.report(DumpNote(text=f"Finished Backup of VM {vps.ctid} ({took})"))
@@ -97,21 +99,23 @@ class Run:
         finally:
             os.close(self._log)
             self._log = None
-            if archive:
+            if written:
                 os.rename(scratch, backup.log_of(archive))
             else:
                 os.unlink(scratch)
 
-    def _locked(self, vps: VPS, hook: Callable[[str], None]) -> str:
+    def _locked(self, vps: VPS, archive: str, hook: Callable[[str], None]) -> None:
         vps.require()
         for attempt in range(_TRIES):
             try:
-                return vps.dump(self.job, hook=hook, report=self.report, progress=self.progress)
+                vps.dump(
+                    self.job, path=archive, hook=hook, report=self.report, progress=self.progress
+                )
+                return
             except Locked:
                 if attempt == _TRIES - 1:
                     raise
             time.sleep(_PAUSE)
-        raise AssertionError
 
     def _hook(
         self, phase: str, vps: VPS | None = None, more: dict[str, str] | None = None
@@ -124,7 +128,7 @@ class Run:
         words = [self.job.script, phase, *([self.job.mode, str(vps.ctid)] if vps else [])]
         own = {"VMTYPE": "openvz", "DUMPDIR": self.job.dumpdir, **(more or {})}
         if vps:
-            own |= {"HOSTNAME": vps.hostname, "TARFILE": ""}
+            own["HOSTNAME"] = vps.hostname
         path = os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         try:
             done = run(words, env={"PATH": path, **own}, stdout=PIPE, stderr=STDOUT, check=False)
@@ -169,7 +173,7 @@ def mail(run: Run, recipients: list[str], errors_only: bool) -> str:
     from subprocess import DEVNULL
     from subprocess import run as call
 
-    program = which("sendmail", path="/usr/sbin:/usr/lib:/usr/bin")
+    program = which("sendmail", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib:/usr/bin")
     if program is None:
         return "no mail was sent: there is no sendmail"
     state = "backup failed" if run.failed else "backup successful"

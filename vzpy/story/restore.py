@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from vzpy import backup, config, params, template, unpack, values, vztmp
 from vzpy.errors import Exit, VzError
@@ -50,10 +51,10 @@ def restore(
     Whatever goes wrong leaves nothing. Raises VzError: 44 there is such a VPS, 32, 46, 47, and
     what create() raises."""
     create.recover(node, ctid)
+    settings = Settings(archive, trust)
     _refuse(node, ctid, force, report)
     scratch = f"{node.paths.conf}/{ctid}.conf.restoring"
     try:
-        settings = Settings(archive, trust)
         with open(scratch, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(settings.text(node, ctid, report))
         asked = settings.asked(node, report)
@@ -76,8 +77,8 @@ def restore(
 
 def _refuse(node: Node, ctid: int, force: bool, report: Report) -> None:
     vps = node.vps(ctid)
-    found = [path for path in (vps.conf_path, vps.config.raw("VE_PRIVATE"))
-             if path and os.path.lexists(path)]
+    places = (vps.conf_path, vps.config.raw("VE_PRIVATE"), vps.config.raw("VE_ROOT"))
+    found = [path for path in places if path and os.path.lexists(path)]
     if not found:
         return
     if not force:
@@ -95,9 +96,11 @@ class Settings:
     def __init__(self, archive: str, trust: bool) -> None:
         """Raises VzError 47 when it holds none, or is no archive."""
         self.archive, self.trust = archive, trust
-        self._found = unpack.read_members(
-            archive, {f"{backup.FOLDER}/vps.{name}" for name in ("conf", *backup.SCRIPTS)}, _MOST
-        )
+        wanted = {f"{backup.FOLDER}/vps.{name}" for name in ("conf", *backup.SCRIPTS)}
+        if os.path.isdir(archive):
+            self._found = _read_files(f"{archive}/{backup.TREE}", wanted)
+        else:
+            self._found = unpack.read_members(archive, wanted, _MOST)
         self._conf = self._found.get(f"{backup.FOLDER}/vps.conf")
         if self._conf is None:
             raise VzError(f"{archive} holds no {backup.FOLDER}/vps.conf: it is not of vzdump",
@@ -172,6 +175,27 @@ class Settings:
                 os.close(fd)
 
 
+def _read_files(top: str, wanted: set[str]) -> dict[str, bytes]:
+    """The bytes of some regular files below a directory."""
+    found = {}
+    try:
+        root = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as err:
+        raise VzError.of("Unable to read the copy", err, Exit.FS_BAD_TMPL) from None
+    try:
+        for name in wanted:
+            try:
+                fd = m.openat2(root, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except OSError:
+                continue
+            with open(fd, "rb") as file:
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    found[name] = file.read(_MOST)
+    finally:
+        os.close(root)
+    return found
+
+
 def _fill(
     planned: Plan,
     archive: str,
@@ -191,7 +215,10 @@ def _fill(
 
 def _unpack(archive: str, root: str, ids: IdRange, progress: Progress | None) -> None:
     try:
-        unpack.unpack(archive, root, ids, progress)
+        if os.path.isdir(archive):
+            _copy(f"{archive}/{backup.TREE}", root, ids, progress)
+        else:
+            unpack.unpack(archive, root, ids, progress)
     except VzError as err:
         if err.code == Exit.FS_BAD_TMPL:
             err.hint = "What was unpacked is removed."
@@ -200,6 +227,27 @@ def _unpack(archive: str, root: str, ids: IdRange, progress: Progress | None) ->
         os.chown(root, ids.base, ids.base)
         os.chmod(root, 0o755)
     _drop_settings(root)
+
+
+def _copy(tree: str, root: str, ids: IdRange, progress: Progress | None) -> None:
+    """Of a dump that is no archive but a directory."""
+    from vzpy import statecopy
+    from vzpy.model import IdRange
+    from vzpy.story import moving
+
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    source, target = os.open(tree, flags), os.open(root, flags)
+    try:
+        total = statecopy.measure(source) if progress else 0
+        moving.copy(source, target, IdRange(0, ids.count), ids, progress, total)
+    except OSError as err:
+        if err.errno == errno.EOVERFLOW:
+            text = f"{tree}/{err.filename} belongs to nobody of a VPS"
+            raise VzError(text, Exit.FS_BAD_TMPL) from None
+        raise
+    finally:
+        os.close(target)
+        os.close(source)
 
 
 def _fill_overlay(

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 STEPS = ("stop-script", "halt", "kill", "reap")
 
 
-def stop(vps: VPS, report: Report, fast: bool = False, umount: bool = True) -> None:
+def stop(
+    vps: VPS, report: Report, fast: bool = False, umount: bool = True, patience: float = 0.0
+) -> None:
     """Halt a VPS, kill what does not; unmount its root.
 
+    patience  seconds that init has for it, 0 for STOP_TIMEOUT
     Raises VzError: 79 N.stop failed and it keeps running, 33 it does not die, 51, 79."""
     facts = vps.facts()
     try:
@@ -42,7 +45,7 @@ def stop(vps: VPS, report: Report, fast: bool = False, umount: bool = True) -> N
 
             fault("halt")
             report(Stopping())
-            halt.ask(facts, init, report, vps.stop_timeout)
+            halt.ask(facts, init, report, patience or vps.stop_timeout)
         if fast or not ended(init, 0):
             fault("kill")
             report(Killing())
