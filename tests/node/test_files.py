@@ -91,7 +91,7 @@ def test_one_too_many(limited, vzctl, node):
 def test_one_that_has_all_its_files_can_be_entered(vps, vzctl):
     """Who comes from outside has some to spare, and no more; who is inside has none."""
     tools.plant(vps, "/files", ATTACKS["open files"][0], 0o755)
-    assert vzctl("set", 101, "--numfile", "300", "--save").code == 0
+    vps.set(numfile=300)
     vps.start()
     sh(vps, "(while :; do /files; done) >/dev/null 2>&1 &")
     tools.wait_for(lambda: row(vps)[2], what="a refusal")
