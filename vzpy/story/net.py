@@ -13,6 +13,7 @@ from vzpy.fault import fault
 from vzpy.kernel import rtnetlink
 from vzpy.kernel.netlink import Socket
 from vzpy.kernel.rtnetlink import Link
+from vzpy.story import networds
 from vzpy.venet import Address, Ends, Neighbourhood
 
 TYPE_CHECKING = False
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
 
 KEYS = ("IP_ADDRESS", "NETIF", "NETDEV")
 STEPS = ("net-note", "net-venet", "net-address", "net-answer", "net-probe")
-
-
-def tell(vps: VPS, report: Report) -> None:
-    """Of the addresses that a start is about to give: the contract wants it before the limits."""
-    if addresses := _addresses(vps.config, report):
-        report(AddingIp(addresses=" ".join(map(str, addresses))))
-        _tell_forwarding(addresses, report)
 
 
 class Prepared:
@@ -141,14 +135,7 @@ def _ends(vps: VPS, facts: Facts, host: Socket | None = None) -> Ends:
 
 
 def _addresses(config: Config, report: Report) -> list[Address]:
-    """IP_ADDRESS, without those of IPv6 where that is switched off."""
-    found = [Address.of(text) for text in config.value("IP_ADDRESS") or []]
-    if config.value("IPV6") is not False:
-        return found
-    kept = [address for address in found if len(address.packed) == 4]
-    if len(kept) < len(found):
-        report(Warned(text="WARNING: IPv6 support is disabled"))
-    return kept
+    return [Address.of(text) for text in networds.addresses(config, report)]
 
 
 def _readdress(change: Change, report: Report) -> None:
@@ -164,7 +151,7 @@ def _readdress(change: Change, report: Report) -> None:
             _take(vps, ends, gone)
         if giving:
             report(AddingIp(addresses=" ".join(map(str, new))))
-            _tell_forwarding(new, report)
+            networds.tell_forwarding([str(a) for a in new], report)
             try:
                 giving.give(new)
             except BaseException:
@@ -355,19 +342,3 @@ class _Giving:
 
 def _in_use(address: str) -> VzError:
     return VzError(f"Unable to add IP {address}: Address already in use", Exit.IP_INUSE)
-
-
-def _tell_forwarding(addresses: Sequence[Address], report: Report) -> None:
-    """The host's own switch is the administrator's: it is told of, not turned."""
-    for length, path in ((4, "net/ipv4/ip_forward"), (16, "net/ipv6/conf/all/forwarding")):
-        if any(len(a.packed) == length for a in addresses) and not _switched_on(path):
-            name = path.replace("/", ".")
-            report(Warned(text=f"Warning: {name} is off: the container reaches only this node"))
-
-
-def _switched_on(path: str) -> bool:
-    try:
-        with open(f"/proc/sys/{path}") as file:
-            return file.read().strip() != "0"
-    except OSError:
-        return False

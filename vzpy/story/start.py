@@ -177,9 +177,9 @@ def prepared(
     cgroups.make(cgroup, vps.ids)
     networked = not manner.bare and any(map(vps.config.own, ("IP_ADDRESS", "NETIF", "NETDEV")))
     if networked:
-        from vzpy.story import net
+        from vzpy.story import networds
 
-        net.tell(vps, report)
+        networds.tell(vps, report)
     _step("limits", report)
     not_applied += limits.before_birth(vps, cgroup, report)
     not_applied += devices.before_birth(vps, cgroup, report)
@@ -196,6 +196,8 @@ def prepared(
     keeper.launch(birth, handed)
     talk.handed_over()
     if networked:  # while the daemon clones
+        from vzpy.story import net
+
         wiring = net.Prepared(vps)
         undo.callback(wiring.close)
     pid = int(talk.ours.expect(PID)[0])
