@@ -55,11 +55,12 @@ class Entry:
 
 
 def launch(entry: Entry, tell: Callable[[int], None], task: Callable[[], None]) -> int:
-    """Clone a task that runs `task` and exits; `tell` is told its pid, or the negative errno of
-    what failed before.
+    """Clone a task that runs `task` and exits; `tell` is told its pid as soon as that is known, or
+    the negative errno of what failed before.
 
-    Returns the pid of the launcher for the caller to reap, 0 where none was needed. `tell` runs in
-    the launcher, `task` in the new namespaces."""
+    Returns the pid of the launcher for the caller to reap, 0 where none was needed: then the limits
+    of the task are set, with a launcher when that has ended. `tell` runs in the launcher, `task` in
+    the new namespaces."""
     _can_wait()
     if _is_single_threaded():
         _launch(entry, tell, task)
@@ -80,12 +81,15 @@ def _launch(
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
         try:
-            new = _own(entry, entry.owner, flags) if entry.owner else _enter(entry, flags)
+            if entry.owner:
+                new = _own(entry, entry.owner, flags, tell)
+            else:
+                new = _enter(entry, flags, tell)
         except OSError as err:
-            new = -(err.errno or 1)
-        if not new:
-            _begin(entry, tell, task)
-        tell(new)
+            tell(-(err.errno or 1))
+        else:
+            if not new:
+                _begin(entry, tell, task)
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
@@ -120,7 +124,7 @@ def _can_wait() -> None:
         )
 
 
-def _enter(entry: Entry, flags: int) -> int:
+def _enter(entry: Entry, flags: int, tell: Callable[[int], None]) -> int:
     """clone3 into a running VPS's pid namespace: 0 in the new task."""
     home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -128,6 +132,8 @@ def _enter(entry: Entry, flags: int) -> int:
         new = -1
         try:
             new = p.clone3(flags | p.CLONE_INTO_CGROUP, cgroup=entry.cgroup)
+            if new:
+                tell(new)
             return new
         finally:
             if new:
@@ -136,7 +142,7 @@ def _enter(entry: Entry, flags: int) -> int:
         os.close(home)
 
 
-def _own(entry: Entry, owner: IdRange, flags: int) -> int:
+def _own(entry: Entry, owner: IdRange, flags: int, tell: Callable[[int], None]) -> int:
     """clone3 into new namespaces: 0 in the new task.
 
     The owner of a user namespace has its own count of processes, signals and inotify watches: one
@@ -156,6 +162,7 @@ def _own(entry: Entry, owner: IdRange, flags: int) -> int:
         os.setresuid(-1, owner.base, -1)
         new = p.clone3(flags | SEVEN | p.CLONE_INTO_CGROUP, cgroup=entry.cgroup)
         if new:
+            tell(new)  # whoever writes the id maps need not wait for us
             as_by_default(new, entry.rlimits)
         return new
     finally:

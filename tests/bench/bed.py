@@ -59,6 +59,9 @@ class Bed:
             self.folder = tempfile.mkdtemp(prefix="vzpy-bench-", dir="/var/tmp")
             undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
             os.chmod(self.folder, 0o755)
+            self.run = f"{self.folder}/run"  # state, ours and theirs: /run is a tmpfs elsewhere too
+            m.mount("none", self._made(self.run), "tmpfs", 0)
+            undo.callback(m.umount2, self.run, m.MNT_DETACH)
             bundle.build(bundle.PACKAGE, bundle.PACKAGE)  # as `make install` does
             undo.callback(os.unlink, bundle.FILE)
             self.cgroup = f"vzpy-bench-{os.getpid()}"
@@ -86,6 +89,11 @@ class Bed:
         m.umount2("/sys/fs/cgroup", m.MNT_DETACH)
         m.mount("none", "/sys/fs/cgroup", "cgroup2", 0)
 
+    @staticmethod
+    def _made(folder: str) -> str:
+        os.mkdir(folder, 0o755)
+        return folder
+
     def _move_into_cgroup(self, undo: ExitStack) -> None:
         top = f"{cgroups.mountpoint()}/{self.cgroup}"
         before = proc.slurp("/proc/self/cgroup").decode().rpartition("0::")[2].strip()
@@ -95,7 +103,7 @@ class Bed:
         undo.callback(cgroups.write, cgroups.mountpoint() + before, "cgroup.procs", "0")
 
     def _node(self) -> Node:
-        paths = NodePaths.of(f"{self.folder}/etc", f"{self.folder}/run")
+        paths = NodePaths.of(f"{self.folder}/etc", self._made(f"{self.run}/vz"))
         nodesetup.setup(paths, f"{self.folder}/vz")
         return Node(etc=paths.etc, run=paths.run)
 

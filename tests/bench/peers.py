@@ -104,7 +104,7 @@ class Oci(Peer):
             json.dump(config, f)
 
     def _words(self, *words: str) -> list[str]:
-        return [self.program, "--root", f"{self.folder}/state", *words]
+        return [self.program, "--root", f"{self.bed.run}/{self.name}", *words]
 
     def start(self, number: int) -> list[str]:
         return self._words("run", "-d", "-b", f"{self.folder}/{number}", f"c{number}")
@@ -200,7 +200,7 @@ class Podman(Peer):
     def _words(self, *words: str) -> list[str]:
         where = self.folder
         return [
-            "podman", "--root", f"{where}/root", "--runroot", f"{where}/run",
+            "podman", "--root", f"{where}/root", "--runroot", f"{self.bed.run}/podman",
             "--tmpdir", f"{where}/tmp", "--storage-driver", "vfs", "--events-backend", "none",
             "--cgroup-manager", "cgroupfs", "--runtime", self.runtime, *words,
         ]  # fmt: skip

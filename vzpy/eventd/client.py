@@ -78,6 +78,15 @@ class Daemon:
             raise OSError(wire.number(message, "errno"), wire.text(message, "error"))
         return message
 
+    def is_outrun(self, fd: int) -> bool:
+        """Wait for an answer, or for something to be read from another descriptor: then True.
+
+        Raises TimeoutError."""
+        ready, _, _ = select.select([self.sock.fileno(), fd], [], [], _TIMEOUT)
+        if not ready:
+            raise TimeoutError(110, os.strerror(110))
+        return fd in ready
+
     def request(self, message: Message, fds: Sequence[int] = ()) -> Message:
         self.send(message, fds)
         return self.receive()

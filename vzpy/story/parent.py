@@ -6,6 +6,7 @@ the wait status of init, which tells a reboot from a halt and both from a crash.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 from vzpy import child
 from vzpy.errors import VzError
@@ -13,6 +14,8 @@ from vzpy.events import Warned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vzpy.eventd.client import Daemon
     from vzpy.eventd.wire import Message
     from vzpy.events import Report
@@ -32,9 +35,13 @@ class Caller:
         if self._launcher:
             os.waitpid(self._launcher, 0)
 
-    def launch(self, birth: child.Birth, handed: child.Handed) -> None:
-        """A launcher is reaped when all is done, and nobody waits for its end."""
+    def launch(self, birth: child.Birth, handed: child.Handed, answer: int) -> None:
+        """Returns when something can be read from the descriptor `answer`: the pid of the task, or
+        why there is none. A launcher is reaped when all is done, and nobody waits for its end."""
         self._launcher = child.launch(birth, handed)
+
+    def launched(self) -> None:
+        """Wait until the task has the limits of its own."""
 
     def keep_console(self, master: int) -> None:
         os.close(master)
@@ -57,6 +64,7 @@ class NodeDaemon(Caller):
     def __init__(self, paths: NodePaths, ctid: int, daemon: Daemon, report: Report) -> None:
         self.paths, self.ctid, self.daemon, self.report = paths, ctid, daemon, report
         self._master = -1
+        self._owes_answer = False
         self._begin()
 
     def _begin(self) -> None:
@@ -71,19 +79,27 @@ class NodeDaemon(Caller):
         if self._master >= 0:
             os.close(self._master)
 
-    def launch(self, birth: child.Birth, handed: child.Handed) -> None:
+    def launch(self, birth: child.Birth, handed: child.Handed, answer: int) -> None:
         from vzpy.eventd.birth import pack
 
         message, fds = pack(birth, handed)
-        try:
+        with _died_in_a_start():
             try:
-                self.daemon.request(message, fds)
+                self._ask(message, fds, answer)
             except (BrokenPipeError, ConnectionResetError):  # it died before it read that
                 self._open_again()
-                self.daemon.request(message, fds)
-        except ConnectionError as err:
-            raise VzError("vzeventd has died while it started the container",
-                          hint="Try again: it will be started anew.") from err
+                self._ask(message, fds, answer)
+
+    def _ask(self, message: Message, fds: list[int], answer: int) -> None:
+        self.daemon.send(message, fds)
+        self._owes_answer = self.daemon.is_outrun(answer)
+        if not self._owes_answer:
+            self.daemon.receive()
+
+    def launched(self) -> None:
+        if self._owes_answer:
+            with _died_in_a_start():
+                self.daemon.receive()
 
     def _open_again(self) -> None:
         from vzpy.eventd.client import Daemon
@@ -121,6 +137,15 @@ class NodeDaemon(Caller):
                 self.daemon.send({"op": "watch", "ctid": self.ctid})
         except OSError as err:
             self.report(Warned(text=_unattended(err)))
+
+
+@contextmanager
+def _died_in_a_start() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError as err:
+        raise VzError("vzeventd has died while it started the container",
+                      hint="Try again: it will be started anew.") from err
 
 
 def of(paths: NodePaths, ctid: int, report: Report) -> Caller:

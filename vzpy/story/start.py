@@ -35,7 +35,7 @@ from vzpy.model import Facts
 from vzpy.record import record
 from vzpy.story import ctscript, devices, enter, limits, owner, parent
 from vzpy.story.conversation import Conversation
-from vzpy.story.mount import mount_root, quota_on, umount_root
+from vzpy.story.mount import mount_root, quota_on, quota_tight, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
 from vzpy.sync import MAPPED, PID
@@ -130,6 +130,7 @@ def steps(vps: VPS, report: Report, undo: ExitStack, manner: Manner) -> tuple[Fa
         facts, not_applied = prepared(vps, report, undo, talk, keeper, manner)
         _step("start-script", report)
         ctscript.run(vps, facts, "start")
+        quota_tight(vps)
         _step("go", report)
         talk.go()
         keeper.watch()
@@ -193,7 +194,7 @@ def prepared(
     birth, handed = prepare(
         vps, cgroup, talk, keeper.by_daemon, manner.setup, device, table if keeper.by_daemon else ""
     )
-    keeper.launch(birth, handed)
+    keeper.launch(birth, handed, talk.ours.fileno())
     talk.handed_over()
     if networked:  # while the daemon clones
         from vzpy.story import net
@@ -210,6 +211,7 @@ def prepared(
     talk.ours.send(MAPPED)
     _step("facts", report)
     state.write_facts(node.paths, facts)
+    keeper.launched()
     not_applied += limits.inside(vps.config, facts)
     state.name_netns(node.paths, facts)
     if networked:
