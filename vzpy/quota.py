@@ -102,19 +102,21 @@ def is_over(used: int, row: Row, shift: int = 0) -> bool:
     return bool(row.soft) and used > row.soft << shift
 
 
-def limit(fd: int, project: int, space: Row, inodes: Row) -> None:
+def limit(fd: int, project: int, space: Row, inodes: Row, slack: int = 0) -> None:
     """Set the limits of a project. What is over its soft limit already keeps its time, or gets
-    the grace of now when it had none: the kernel would give that of the whole file system."""
+    the grace of now when it had none: the kernel would give that of the whole file system.
+
+    slack  so many KiB and inodes more than the limits, or than what is used when that is more"""
     if qgroup.is_btrfs(fd):
         qgroup.limit(fd, project, _hard(space))
         return
     found = read(fd, q.PRJQUOTA, project)
     now = int(time.time())
     dqblk = q.Dqblk(
-        bhardlimit=_hard(space),
-        bsoftlimit=space.soft,
-        ihardlimit=_hard(inodes),
-        isoftlimit=inodes.soft,
+        bhardlimit=_slack(_hard(space), -(-found.curspace >> 10), slack),
+        bsoftlimit=_slack(space.soft, -(-found.curspace >> 10), slack),
+        ihardlimit=_slack(_hard(inodes), found.curinodes, slack),
+        isoftlimit=_slack(inodes.soft, found.curinodes, slack),
         btime=_timer(found.curspace, space, now, 10),
         itime=_timer(found.curinodes, inodes, now),
     )
@@ -124,6 +126,10 @@ def limit(fd: int, project: int, space: Row, inodes: Row) -> None:
 def _hard(row: Row) -> int:
     """Without grace the soft limit is hard at once."""
     return row.soft if row.soft and not row.grace else row.hard
+
+
+def _slack(limit: int, used: int, slack: int) -> int:
+    return max(limit, used) + slack if limit and slack else limit
 
 
 def _timer(used: int, row: Row, now: int, shift: int = 0) -> int:

@@ -15,7 +15,9 @@ import os
 from binascii import crc32
 
 from vzpy.errors import VzError
+from vzpy.kernel.proc import boot_id
 from vzpy.kernel.quotactl import Dqblk
+from vzpy.model import IdRange
 from vzpy.record import record
 
 VERSION = "vzquota 1"
@@ -75,6 +77,18 @@ class QuotaFile:
     def graces_of(self, kind: int) -> tuple[int, int]:
         """Of space and of inodes, for the users (0) or groups (1) inside; seconds."""
         return self.graces[2 * kind], self.graces[2 * kind + 1]
+
+
+def is_on(found: QuotaFile) -> bool:
+    return found.on and found.boot == boot_id()
+
+
+def is_dirty(found: QuotaFile) -> bool:
+    return found.dirty or (found.on and found.boot != boot_id())
+
+
+def range_of(found: QuotaFile) -> IdRange:
+    return IdRange(found.base, found.count)
 
 
 _NUMBERS = ("project", "ugid_limit", "base", "count")

@@ -16,10 +16,13 @@ from vzpy.fault import fault
 from vzpy.kernel import quotactl as q
 from vzpy.kernel.proc import boot_id, mounts_below
 from vzpy.lockfile import Flock
-from vzpy.model import IdRange
 from vzpy.projects import Registry
-from vzpy.quotafile import QuotaError, QuotaFile, Row, load, save
+from vzpy.quotafile import QuotaError, QuotaFile, Row, is_on, load, range_of, save
 from vzpy.record import record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.model import IdRange
 
 STEPS = ("quota-attach", "quota-limit", "quota-file", "quota-saved", "quota-unlimit", "quota-drop")
 
@@ -166,16 +169,19 @@ class Quota:
                 raise QuotaError("Quota is running, stop it first", QuotaError.RUNNING)
             made = asked.over(QuotaFile(path, self.attach(path), Row(), Row()))
             made = self._counted(made, path)
-            if made.base and old is None:
-                self._free_range(made)
+            if old is None:  # what a VPS left that had these ids and was removed by hand
+                self._clear(made)
             fault("quota-file")
             save(self.file, made)
             return made
 
     def on(
-        self, asked: Asked, path: str = "", force: bool = False, rescan: bool = True
+        self, asked: Asked, path: str = "", force: bool = False, rescan: bool = True,
+        slack: int = 0,
     ) -> QuotaFile:
-        """Raises QuotaError: 11 no file, 5 it is on (and no force), 3 the kernel refuses."""
+        """slack  see quota.limit(); taken back by tighten()
+
+        Raises QuotaError: 11 no file, 5 it is on (and no force), 3 the kernel refuses."""
         with self.locked():
             had = self.load("on")
             if is_on(had) and not force:
@@ -205,7 +211,23 @@ class Quota:
             found = self._counted(found, found.path)
             fault("quota-file")
             save(self.file, found)
+            if slack:
+                self._limit_again(found, slack)
             return found
+
+    def tighten(self) -> None:
+        """The limits without slack. One that is off is success."""
+        with self.locked():
+            found = load(self.file, self.number)
+            if found and is_on(found):
+                self._limit_again(found)
+
+    def _limit_again(self, found: QuotaFile, slack: int = 0) -> None:
+        fd = self.open(found.path)
+        try:
+            self._limit(fd, found, slack)
+        finally:
+            os.close(fd)
 
     def off(self, force: bool = False) -> None:
         """Write the use back, take the limits away. Raises QuotaError: 6 it is off, 3."""
@@ -259,14 +281,6 @@ class Quota:
             os.unlink(self.file)
             self.registry.release(self.file)
 
-    def _free_range(self, found: QuotaFile) -> None:
-        """What a VPS left that had these ids and was removed by hand."""
-        fd = self.open(found.path)
-        try:
-            quota.unlimit_range(fd, range_of(found))
-        finally:
-            os.close(fd)
-
     def _clear(self, had: QuotaFile) -> None:
         """No limit of this quota is left in the kernel, whatever the file says of on and off."""
         folder = had.path
@@ -299,9 +313,7 @@ class Quota:
                     self._limit(fd, found)
                 finally:
                     os.close(fd)
-                found = self._counted(found, found.path)
-            else:
-                found = self._counted(found, found.path)
+            found = self._counted(found, found.path)
             found = replace(found, dirty=found.dirty or dirty)
             fault("quota-file")
             save(self.file, found)
@@ -353,9 +365,9 @@ class Quota:
         except OSError as err:
             raise QuotaError.of(f"Cannot open {path}", err, QuotaError.SYSTEM) from err
 
-    def _limit(self, fd: int, found: QuotaFile) -> None:
+    def _limit(self, fd: int, found: QuotaFile, slack: int = 0) -> None:
         try:
-            quota.limit(fd, found.project, found.space, found.inodes)
+            quota.limit(fd, found.project, found.space, found.inodes, slack)
         except OSError as err:
             raise QuotaError.of(
                 f"Quota on syscall for id {self.number}", err, QuotaError.SYSCALL
@@ -384,15 +396,3 @@ def counted(number: int, file: str) -> QuotaFile | None:
         return Quota(number, file)._counted(found, found.path) if found and is_on(found) else None
     except (QuotaError, OSError):
         return None
-
-
-def is_on(found: QuotaFile) -> bool:
-    return found.on and found.boot == boot_id()
-
-
-def is_dirty(found: QuotaFile) -> bool:
-    return found.dirty or (found.on and found.boot != boot_id())
-
-
-def range_of(found: QuotaFile) -> IdRange:
-    return IdRange(found.base, found.count)

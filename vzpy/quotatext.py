@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from vzpy.kernel.quotactl import Dqblk
-from vzpy.quotafile import QuotaFile, Row, Ugid
-from vzpy.quotaid import is_on
+from vzpy.quotafile import QuotaFile, Row, Ugid, is_on
 from vzpy.record import replace
 
 KINDS = ("user", "group")

@@ -8,8 +8,7 @@ import os
 
 from vzpy import quota
 from vzpy.kernel import quotactl as q
-from vzpy.quotafile import QuotaError, Ugid, save
-from vzpy.quotaid import range_of
+from vzpy.quotafile import QuotaError, Ugid, range_of, save
 from vzpy.record import replace
 
 TYPE_CHECKING = False

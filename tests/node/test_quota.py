@@ -12,6 +12,7 @@ import tools
 from vzpy import config, quota, quotafile, quotaid
 from vzpy.commands import vzdqcheck
 from vzpy.errors import Exit, VzError
+from vzpy.events import Step
 from vzpy.kernel import quotactl as q
 from vzpy.quotaid import Quota
 from vzpy.record import replace
@@ -183,6 +184,45 @@ def test_a_user_is_stopped_too(small):
     assert (24 << 20) - before - 65536 <= written <= (24 << 20) - before
 
 
+def test_a_full_one_is_set_up_all_the_same(small):
+    """100 KiB and inodes more than the limits, until its init runs (quota.md 5)."""
+    write(small, "/fill", 40 << 10)
+    small.stop(fast=True)
+    small.set(nameserver=["192.0.2.1"])
+    seen = []
+
+    def report(event) -> None:
+        if isinstance(event, Step) and event.name == "ready":
+            seen.append(in_kernel(small))
+
+    small.start(report=report)
+    assert (seen[0].bhardlimit, seen[0].ihardlimit) == ((24 << 10) + 100, 1200)
+    now = in_kernel(small)
+    assert (now.bhardlimit, now.bsoftlimit, now.ihardlimit) == (24 << 10, 20 << 10, 1100)
+    assert tools.sh(small, "cat /etc/resolv.conf") == "nameserver 192.0.2.1\n"
+    assert 0 < now.btime - time.time() <= 100, "the grace goes on"
+
+
+def test_what_the_host_writes(small, cli, tmp_path):
+    """Its root is stopped by no limit of ext4, so whoever writes for it looks, or is not root."""
+    big = tmp_path / "big"
+    big.write_bytes(bytes(30 << 20))
+    ran = cli("vz", "cp", big, "101:/big")
+    assert ran.code, ran
+    assert in_kernel(small).curspace <= 24 << 20
+    assert tools.sh(small, "ls /") and small.status.running
+
+
+def test_a_template_that_is_too_large(node, vzctl):
+    for layout, limit in (("simfs", ("--diskspace", "100K:200K")),
+                          ("simfs", ("--diskinodes", "10:20"))):
+        ran = vzctl("create", 101, "--layout", layout, *limit)
+        assert ran.code == Exit.FS_NO_DISK_SPACE, ran
+        assert "more than the limits" in ran.stderr
+        assert vzctl("status", 101).stdout == "CTID 101 deleted unmounted down\n"
+        assert not os.path.exists(node.paths.quota_file(101))
+
+
 def test_without_grace_soft_is_hard(node):
     vps = node.create(101, diskspace="8M:24M", diskinodes="1000:1100", quotatime=0)
     vps.start()
@@ -258,7 +298,7 @@ def test_after_a_crash(small, cli):
     assert cli("vzquota", "stat", 101).code == 6
     small.start()
     assert abs(of(small).stat().space.used - used) <= 64 << 10
-    assert not quotaid.is_dirty(of(small).load("show"))
+    assert not quotafile.is_dirty(of(small).load("show"))
 
 
 @pytest.mark.parametrize("small", ["simfs"], indirect=True)

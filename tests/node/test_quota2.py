@@ -44,10 +44,12 @@ def two(node):
 
 
 def idle(vps) -> None:
-    init = Path(vps.private, "sbin/init")
+    vps.mount()
+    init = Path(vps.root, "sbin/init")
     init.unlink(missing_ok=True)
     init.write_text(tools.IDLE)
     init.chmod(0o755)
+    vps.umount()
 
 
 def users(vps) -> None:
@@ -65,45 +67,23 @@ def words(text: str, first: str) -> list[str]:
     return rows[0]
 
 
+# As bob, to the byte.
+FILL = (f"{BOB} dd if=/dev/zero of=/d/fill bs=4k count=500 conv=fsync 2>&1;"
+        " stat -c %b /d/fill")
+
+
 def test_stock_tools(two, vzctl, cli):
     vps, other = two
     users(vps)
-    assert tools.sh(vps, "setquota -u bob 1000 1200 20 30 /") == ""
-    row = words(tools.sh(vps, "repquota -uv /"), "bob")
-    assert row[3:] == ["1000", "1200", row[5], "20", "30"]
-
-    # As bob: to the byte, then no more; and in the other VPS, with the same number, no limit.
-    fill = f"{BOB} dd if=/dev/zero of=/d/fill bs=4k count=500 conv=fsync 2>&1"
-    fill += "; stat -c %b /d/fill"
-    said = tools.sh(vps, fill)
-    assert "quota exceeded" in said and int(said.split()[-1]) == 2 * 1200
-    row = words(tools.sh(vps, "repquota -uv /"), "bob")
-    assert row[1:5] == ["+-", "1200", "1000", "1200"]
+    bob_is_limited(vps)
+    # In the other VPS somebody with his number is not.
     users(other)
-    said = tools.sh(other, fill)
+    said = tools.sh(other, FILL)
     assert "exceeded" not in said and int(said.split()[-1]) == 2 * 2000
     row = words(tools.sh(other, "repquota -uv /"), "bob")
     assert row[2:5] == ["2000", "0", "0"]
-
-    # bob sees himself, and nobody else; and sets nothing.
-    assert "1200*" in vps.exec([*BOB.split(), "quota", "-w"]).stdout.decode()
-    done = vps.exec([*BOB.split(), "quota", "-u", "ann"])
-    assert done.returncode
-    done = vps.exec([*BOB.split(), "setquota", "-u", "bob", "0", "0", "0", "0", "/"])
-    assert done.returncode
-    # Nor does a root of a user namespace of his own.
-    line = f"{BOB} unshare -Ur setquota -u 0 0 0 0 0 /"
-    done = vps.exec(line.split())
-    assert done.returncode
-    assert words(tools.sh(vps, "repquota -uv /"), "bob")[3:5] == ["1000", "1200"]
-
-    # Groups, grace times, an editor.
-    tools.sh(vps, "setquota -g ann 500 600 0 0 /; setquota -g -t 120 240 /")
-    text = tools.sh(vps, "repquota -gv /")
-    assert "Block grace time: 00:02; Inode grace time: 00:04" in text.replace("  ", " ")
-    assert words(text, "ann")[3:5] == ["500", "600"]
-    tools.sh(vps, "EDITOR='sed -i s/1000/1100/' edquota -u bob")
-    assert words(tools.sh(vps, "repquota -uv /"), "bob")[3:5] == ["1100", "1200"]
+    others_may_not(vps)
+    groups_times_and_an_editor(vps)
 
     # The host sees the same.
     ran = cli("vzquota", "stat", 101, "-t")
@@ -124,6 +104,54 @@ def test_stock_tools(two, vzctl, cli):
     left = [u for u in quota.ugids(fd, ids) if quota.has_limits(u.dqblk)]
     os.close(fd)
     assert not left
+
+
+@pytest.mark.parametrize("disk", ["ext4"], indirect=True)
+def test_an_image(node):
+    """A file system of its own, whose kernel knows no root of a user namespace either."""
+    vps = node.create(101, layout="image", quotaugidlimit=20, diskspace="400M")
+    idle(vps)
+    vps.start()
+    users(vps)
+    bob_is_limited(vps)
+    others_may_not(vps)
+    groups_times_and_an_editor(vps)
+    vps.stop(fast=True)
+    vps.start()
+    assert words(tools.sh(vps, "repquota -uv /"), "bob")[3:5] == ["1100", "1200"]
+
+
+def bob_is_limited(vps):
+    assert tools.sh(vps, "setquota -u bob 1000 1200 20 30 /") == ""
+    row = words(tools.sh(vps, "repquota -uv /"), "bob")
+    assert row[3:] == ["1000", "1200", row[5], "20", "30"]
+    said = tools.sh(vps, FILL)
+    assert "quota exceeded" in said and int(said.split()[-1]) == 2 * 1200
+    row = words(tools.sh(vps, "repquota -uv /"), "bob")
+    assert row[1:5] == ["+-", "1200", "1000", "1200"]
+
+
+def others_may_not(vps):
+    """bob sees himself, and nobody else; and sets nothing."""
+    assert "1200*" in vps.exec([*BOB.split(), "quota", "-w"]).stdout.decode()
+    done = vps.exec([*BOB.split(), "quota", "-u", "ann"])
+    assert done.returncode
+    done = vps.exec([*BOB.split(), "setquota", "-u", "bob", "0", "0", "0", "0", "/"])
+    assert done.returncode
+    # Nor does a root of a user namespace of his own.
+    line = f"{BOB} unshare -Ur setquota -u 0 0 0 0 0 /"
+    done = vps.exec(line.split())
+    assert done.returncode
+    assert words(tools.sh(vps, "repquota -uv /"), "bob")[3:5] == ["1000", "1200"]
+
+
+def groups_times_and_an_editor(vps):
+    tools.sh(vps, "setquota -g ann 500 600 0 0 /; setquota -g -t 120 240 /")
+    text = tools.sh(vps, "repquota -gv /")
+    assert "Block grace time: 00:02; Inode grace time: 00:04" in text.replace("  ", " ")
+    assert words(text, "ann")[3:5] == ["500", "600"]
+    tools.sh(vps, "EDITOR='sed -i s/1000/1100/' edquota -u bob")
+    assert words(tools.sh(vps, "repquota -uv /"), "bob")[3:5] == ["1100", "1200"]
 
 
 @pytest.mark.parametrize("disk", ["ext4"], indirect=True)

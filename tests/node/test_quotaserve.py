@@ -17,9 +17,10 @@ from vzpy import config
 from vzpy.eventd import quotaserve
 from vzpy.kernel import libc, seccomp
 from vzpy.kernel import quotactl as q
+from vzpy.kernel.proc import boot_id
 from vzpy.model import Facts
 from vzpy.quotafile import QuotaFile, Row, save
-from vzpy.quotaid import Quota, boot_id
+from vzpy.quotaid import Quota
 from vzpy.story import disk
 
 BASE = 0x70000000

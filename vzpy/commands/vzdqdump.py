@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vzpy import quotatext
 from vzpy.commands import vzdq
-from vzpy.quotaid import is_on
+from vzpy.quotafile import is_on
 
 OPTIONS = (*vzdq.COMMON, *vzdq.DUMPED)
 

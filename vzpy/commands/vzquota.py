@@ -10,8 +10,8 @@ from vzpy import options, quotabusy, quotatext, quotaugids
 from vzpy.errors import UsageError, VzError
 from vzpy.model import IdRange, NodePaths
 from vzpy.params import Option
-from vzpy.quotafile import QuotaError, QuotaFile, load
-from vzpy.quotaid import Asked, Quota, is_dirty, is_on
+from vzpy.quotafile import QuotaError, QuotaFile, is_dirty, is_on, load
+from vzpy.quotaid import Asked, Quota
 
 _FILE = (
     Option("quota-file", "path", "the quota file", short="c"),

@@ -14,8 +14,8 @@ from vzpy import quota, state
 from vzpy.errors import VzError
 from vzpy.kernel import quotactl, quotanetlink
 from vzpy.projects import Registry
-from vzpy.quotafile import load
-from vzpy.quotaid import Quota, is_on, range_of
+from vzpy.quotafile import is_on, load, range_of
+from vzpy.quotaid import Quota
 from vzpy.story.disk import numbers
 
 TYPE_CHECKING = False

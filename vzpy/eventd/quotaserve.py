@@ -23,8 +23,8 @@ from vzpy.kernel import libc, proc, process, seccomp
 from vzpy.kernel import quotactl as q
 from vzpy.model import IdRange
 from vzpy.node import Node
-from vzpy.quotafile import QuotaError, QuotaFile, Row, Ugid
-from vzpy.quotaid import Quota, range_of
+from vzpy.quotafile import QuotaError, QuotaFile, Row, Ugid, range_of
+from vzpy.quotaid import Quota
 from vzpy.record import replace
 
 TYPE_CHECKING = False
@@ -338,6 +338,10 @@ class Server:
         self.refuse_surplus(found, quota.read(self.fd, kind, ids.base + number), ids)
         struct.pack_into("=HI", data, 2, mask, ids.base + number)
         q.quotactl_fd(self.fd, q.Q_XSETQLIM, kind, ids.base + number, bytes(data))
+        if not mask & _X_TIMERS:  # what is exceeded by the new limits
+            quota.shorten(
+                self.fd, kind, ids.base + number, found.graces_of(kind), just=True
+            )
 
 
 def _shift_id(data: bytearray, at: int, ids: IdRange) -> None:

@@ -8,8 +8,8 @@ from vzpy import qgroup, quotabusy
 from vzpy.errors import Exit, VzError
 from vzpy.events import InitializingQuota, NotApplied
 from vzpy.kernel import proc
-from vzpy.quotafile import QuotaError
-from vzpy.quotaid import Asked, NotPossible, Quota, is_on
+from vzpy.quotafile import QuotaError, is_on
+from vzpy.quotaid import Asked, NotPossible, Quota
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LIMITS = ("DISKSPACE", "DISKINODES", "QUOTATIME")
 OPTIONS = ("diskspace", "diskinodes", "quotatime", "quotaugidlimit")
 DEFAULT_GRACE = 259200
+SLACK = 100  # KiB and inodes for what is written to set a VPS up, though it be full
 
 
 def is_native(layout: str) -> bool:
@@ -51,8 +52,8 @@ def asked(conf: Config, ids: IdRange | None = None) -> Asked:
 
 
 def on(vps: VPS, report: Report) -> list[str]:
-    """Switch the quota on, making its file first where there is none; the options that this node
-    cannot apply. Raises VzError 60, 61, 62, 63, 64."""
+    """Switch the quota on, with slack until tighten(), making its file first where there is none;
+    the options that this node cannot apply. Raises VzError 60, 61, 62, 63, 64."""
     if is_native(vps.layout):
         return []
     wanted = asked(vps.config, vps.ids)
@@ -65,7 +66,7 @@ def on(vps: VPS, report: Report) -> list[str]:
                 own.init(vps.private, wanted)
         try:
             with _failing("on", Exit.DQ_ON):
-                found = own.on(wanted, vps.private)
+                found = own.on(wanted, vps.private, slack=SLACK)
         except Failed as err:
             if err.vzquota != QuotaError.RUNNING:
                 raise
@@ -79,6 +80,13 @@ def on(vps: VPS, report: Report) -> list[str]:
     if qgroup.is_btrfs_path(vps.private):
         missing.append(f"diskinodes ({qgroup.HARD_ONLY})")
     return missing
+
+
+def tighten(vps: VPS) -> None:
+    """It is set up: no slack any more. Raises VzError 62."""
+    if not is_native(vps.layout):
+        with _failing("setlimit", Exit.DQ_SET):
+            of(vps).tighten()
 
 
 def _not_possible(conf: Config, err: NotPossible) -> list[str]:

@@ -27,7 +27,9 @@ def mount(vps: VPS, report: Report) -> None:
         from vzpy.story import owner
 
         owner.settle(vps, report)
-    if not_applied := mount_root(vps, report):
+    not_applied = mount_root(vps, report)
+    quota_tight(vps)
+    if not_applied:
         report(NotApplied(what=", ".join(not_applied)))
 
 
@@ -72,6 +74,14 @@ def quota_on(vps: VPS, report: Report) -> list[str]:
     from vzpy.story import disk
 
     return disk.on(vps, report)
+
+
+def quota_tight(vps: VPS) -> None:
+    """Its files are set up: from now on its limits hold to the byte. Raises VzError 62."""
+    if os.path.exists(vps.node.paths.quota_file(vps.ctid)):
+        from vzpy.story import disk
+
+        disk.tighten(vps)
 
 
 def quota_off(vps: VPS, report: Report) -> None:
