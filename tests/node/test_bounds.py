@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import suppress
 
 from test_sockets import within
 
@@ -60,6 +61,22 @@ def test_ptys(vps, vzctl, parent):
     assert "numpty" in vzctl("set", 101, "--numpty", "6").stderr
     sh(vps, "umount /dev/pts")
     assert sh(vps, "stat -c '%a %G' /dev/pts/ptmx").startswith("666")
+
+
+def test_one_that_has_all_its_ptys_can_be_entered(vps, vzctl):
+    set_and_start(vps, vzctl, "--numpty", "3")
+    root = f"/proc/{vps.facts().pid}/root/dev/pts/ptmx"
+    masters = []
+    with suppress(OSError):
+        while True:
+            masters.append(os.open(root, os.O_RDWR | os.O_NOCTTY))
+    try:
+        ran = vzctl("enter", 101, stdin=b"test -t 0 && echo <>/dev/tty is $((40 + 2)); exit\n")
+        assert ran.code == 0 and "is 42" in ran.stdout, ran
+    finally:
+        for fd in masters:
+            os.close(fd)
+    assert vzctl("enter", 101, stdin=b"tty; exit\n").stdout.count("/dev/pts/") == 1
 
 
 def test_a_pty_belongs_to_who_opens_it(vps, vzctl):

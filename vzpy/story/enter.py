@@ -22,7 +22,7 @@ from vzpy import cgroupread, cgroups, ns, syscalls
 from vzpy.errors import Exit, NotRunning, UsageError, VzError
 from vzpy.fault import fault
 from vzpy.kernel import caps, process, seccomp
-from vzpy.kernel.pty import pty_number
+from vzpy.kernel.pty import pty_number, take
 from vzpy.model import Facts, IdRange
 from vzpy.record import record
 from vzpy.sync import CONSOLE, LISTENER, PID, Channel, ChildError
@@ -46,12 +46,14 @@ _FULL = (11, 23)  # EAGAIN: of tasks, of cgroups; ENFILE: of files
 class Program:
     """What runs inside: candidates are tried in order, each a path and its argv.
 
-    stdio  three descriptors; with pty the task makes one inside and ignores them"""
+    stdio  three descriptors; with pty the task makes one inside and ignores them
+    owns   they are a terminal, and become the task's own"""
 
     candidates: tuple[tuple[bytes, tuple[bytes, ...]], ...]
     env: tuple[tuple[bytes, bytes], ...] = tuple(EXEC_ENV.items())
     stdio: tuple[int, int, int] = (-1, -1, -1)
     pty: bool = False
+    owns: bool = False
 
 
 def shell(line: bytes) -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:
@@ -283,6 +285,8 @@ def _inside(
             stdio = _own_pty(channel)
         for target, fd in enumerate(stdio):
             os.dup2(fd, target)
+        if what.owns:
+            take(0)
         process.close_all_but([channel.fileno()])
         for program_ in filters:
             seccomp.load(program_)

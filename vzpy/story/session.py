@@ -12,6 +12,7 @@ import signal
 import termios
 import time
 import tty
+from errno import ENOSPC
 
 from vzpy.model import Facts
 from vzpy.story import enter
@@ -49,8 +50,7 @@ def run(facts: Facts, typed: bytes = b"", stdin: int = 0, stdout: int = 1) -> in
 
     typed  what is typed into it first
     Raises NotRunning; OSError when there is no shell or no pty inside."""
-    env = environment(os.environ.get("TERM"))
-    task = enter.spawn(facts, enter.Program(login_shell(), tuple(env.items()), pty=True))
+    task = _shell(facts)
     try:
         with Terminal(stdin, task.master):
             _pump(task, typed, stdin, stdout)
@@ -61,6 +61,27 @@ def run(facts: Facts, typed: bytes = b"", stdin: int = 0, stdout: int = 1) -> in
         raise
     finally:
         os.close(task.master)
+
+
+def _shell(facts: Facts) -> enter.Task:
+    """On a pty of the VPS. One that has all that it may have gets one of the host's, for which it
+    has no name."""
+    env = tuple(environment(os.environ.get("TERM")).items())
+    try:
+        return enter.spawn(facts, enter.Program(login_shell(), env, pty=True))
+    except OSError as err:
+        if err.errno != ENOSPC:
+            raise
+    master, slave = os.openpty()
+    try:
+        task = enter.spawn(facts, enter.Program(login_shell(), env, (slave,) * 3, owns=True))
+        task.master = master
+        return task
+    except BaseException:
+        os.close(master)
+        raise
+    finally:
+        os.close(slave)
 
 
 class Terminal:
