@@ -131,7 +131,9 @@ class Quota:
         Raises NotPossible; QuotaError 8: something is mounted in it."""
         self.require(path)
         if qgroup.is_btrfs_path(path):
-            return self._subvolume(path)
+            if found := qgroup.ensure(path):
+                return found
+            raise NotPossible(f"{path} is no subvolume: btrfs can limit nothing else")
         fd = self.open(path)
         try:
             present = quota.project_of(fd)
@@ -143,11 +145,6 @@ class Quota:
             return project
         finally:
             os.close(fd)
-
-    def _subvolume(self, path: str) -> int:
-        if found := qgroup.ensure(path):
-            return found
-        raise NotPossible(f"{path} is no subvolume: btrfs can limit nothing else")
 
     def _walk(self, path: str, project: int) -> None:
         if qgroup.is_btrfs_path(path):
@@ -187,11 +184,9 @@ class Quota:
             if is_on(had) and not force:
                 raise QuotaError("Quota is already running", QuotaError.RUNNING)
             found = asked.over(replace(had, path=os.path.abspath(path) if path else had.path))
+            project = self.attach(found.path)
             if force or (had.dirty and rescan):
-                project = self.attach(found.path)
                 self._walk(found.path, project)
-            else:
-                project = self.attach(found.path)
             found = replace(found, project=project, dirty=False)
             fd = self.open(found.path)
             try:
@@ -355,9 +350,15 @@ class Quota:
     def replace(self, new: QuotaFile) -> None:
         """What vzdqload has read. Raises QuotaError 5 when it is on."""
         with self.locked():
-            if is_on(self.load("load")):
-                raise QuotaError("Quota is running, stop it first", QuotaError.RUNNING)
+            self.loadable()
             save(self.file, new)
+
+    def loadable(self) -> QuotaFile:
+        """What vzdqload is to change. Raises QuotaError 5 when it is on."""
+        found = self.load("load")
+        if is_on(found):
+            raise QuotaError("Quota is running, stop it first", QuotaError.RUNNING)
+        return found
 
     def open(self, path: str) -> int:
         try:

@@ -17,8 +17,9 @@ def main(argv: list[str]) -> int:
 
 def _load(word: str, given: dict[str, str]) -> None:
     quota = vzdq.quota_of(word, given)
+    had = quota.loadable()
     try:
-        new = quotatext.undump(sys.stdin.read(), vzdq.parts(given), quota.load("load"))
+        new = quotatext.undump(sys.stdin.read(), vzdq.parts(given), had)
     except ValueError as err:
         raise QuotaError(f"The dump cannot be read: {err}", QuotaError.FILE) from None
     quota.replace(new)
