@@ -257,12 +257,20 @@ def test_one_swaps_like_mad(node, tmp_path, capsys):
     plant(attacker, "/hog", hog(128), 0o755)
     lines = []
 
+    def written() -> int:
+        """KiB, to all disks."""
+        with open("/proc/diskstats") as f:
+            return sum(int(x.split()[9]) // 2 for x in f if x.split()[2].startswith("vd"))
+
     def measured(name: str) -> list[list[float]]:
         time.sleep(1)
+        before = written()
         found = measure(servers, 2 * SECONDS)
+        rate = (written() - before) / (2 * SECONDS)
         with open(f"{attacker.running().cgroup}/memory.pressure") as f:
             full = f.read().split("full avg10=")[1].split()[0]
-        lines.append(row(name, found, f" {full} | {failcnt(attacker, 'oomguarpages')} |"))
+        lines.append(row(name, found, f" {full} | {rate:.0f} |"
+                         f" {failcnt(attacker, 'oomguarpages')} |"))
         return found
 
     def swapped(vps) -> int:
@@ -297,6 +305,7 @@ def test_one_swaps_like_mad(node, tmp_path, capsys):
 
 
 SWAP_HEAD = (
-    "| 128 MiB in 64 MiB | neighbour p50 | p99 | host p50 | p99 | pressure % | killed |\n"
-    "|---|---|---|---|---|---|---|\n"
+    "| 128 MiB in 64 MiB | neighbour p50 | p99 | host p50 | p99 | pressure % | disk KiB/s |"
+    " killed |\n"
+    "|---|---|---|---|---|---|---|---|\n"
 )

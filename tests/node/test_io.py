@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from test_sockets import within
 
 import tools
 from vzpy import cgroups, config, disks
@@ -257,3 +258,94 @@ def test_ioprio_shares_a_disk(lie, vzctl_of, scheduler):
 @pytest.fixture
 def vzctl_of():
     return lambda node: lambda *words: tools.run_tool(node, ("vzctl", *words))
+
+
+# --- dirty pages (checklist 90, 93): what one has written and the disk has yet to take ------------
+
+
+RAM = 128
+WRITER = ("(while :; do dd if=/dev/zero of=/root/big bs=1M count=96; done)"
+          " >/dev/null 2>&1 </dev/null &")
+
+
+def fsyncs(vps, time_s: float = 5) -> list[float]:
+    """Milliseconds that 4 KiB take to the disk, one after the other, in order of size."""
+    path = f"/proc/{vps.facts().pid}/root/root/small"
+
+    def act() -> list[float]:
+        found = []
+        file = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+        end = time.monotonic() + time_s
+        while time.monotonic() < end:
+            os.pwrite(file, os.urandom(4096), 0)
+            begun = time.monotonic()
+            os.fsync(file)
+            found.append((time.monotonic() - begun) * 1000)
+            time.sleep(0.01)
+        return found
+
+    return sorted(within(vps, act))
+
+
+def dirty(vps) -> int:
+    stat = dict(x.split() for x in text(Path(vps.facts().cgroup, "memory.stat")).splitlines())
+    return int(stat["file_dirty"]) + int(stat["file_writeback"])
+
+
+@tools.slow
+@tools.needs("memory controller")
+def test_who_writes_much_has_a_share_of_dirty_pages(lie):
+    """And its neighbour's fsync(2) comes to an end all the while."""
+    node, _ = lie("disk")
+    writers = [node.create(101 + n) for n in range(3)]
+    neighbour = node.create(110)
+    for vps in (*writers, neighbour):
+        vps.set(ram=f"{RAM}M", swap="0")
+        vps.start()
+    rows, most = [], [0] * len(writers)
+
+    def measured(name: str) -> None:
+        found = fsyncs(neighbour)
+        for n, vps in enumerate(writers):
+            most[n] = max(most[n], dirty(vps))
+        half, worst = found[len(found) // 2], found[min(int(len(found) * 0.99), len(found) - 1)]
+        rows.append((name, half, worst, max(most) / MB))
+
+    measured("(peace)")
+    tools.sh(writers[0], WRITER)
+    for name in ("one writes", "one writes, again"):
+        measured(name)
+    for vps in writers[1:]:
+        tools.sh(vps, WRITER)
+    for name in ("three write", "three write, again"):
+        measured(name)
+    for vps in writers:
+        vps.set(iolimit=1)
+    measured("at 1 MB/s each")
+    for vps in writers:
+        vps.stop(fast=True)
+    print("\n| fsync of 4 KiB in the neighbour | p50 | p99 | dirty MiB |\n|---|---|---|---|")
+    for row in rows:
+        print("| {:18} | {:6.1f} | {:7.1f} | {:5.1f} |".format(*row))
+    assert max(most) < 0.4 * RAM * MB, rows
+    assert all(worst < 20 * rows[0][2] + 5000 for _, _, worst, _ in rows), rows
+
+
+@tools.slow
+def test_one_alone_writes_as_fast_as_the_host(lie, bed):
+    """No threshold of ours, where nobody else wants the disk."""
+    node, _ = lie("disk")
+    vps = node.create(101)
+    vps.start()
+    line = "dd if=/dev/zero of={} bs=1M count=128 conv=fsync"
+    there = {"host": [], "VPS": []}
+    for _ in range(3):
+        begun = time.monotonic()
+        run("busybox", *line.format(f"{bed.folder}/disk/file").split())
+        there["host"].append(time.monotonic() - begun)
+        os.unlink(f"{bed.folder}/disk/file")
+        there["VPS"].append(seconds(vps, line.format("/root/file")))
+        tools.sh(vps, "rm /root/file")
+    rates = {who: 128 / min(times) for who, times in there.items()}
+    print("128 MiB written, MiB/s: host {host:.0f}, VPS {VPS:.0f}".format(**rates))
+    assert rates["VPS"] > 0.7 * rates["host"]
