@@ -13,13 +13,14 @@ MAN     := $(PREFIX)/share/man
 COMP    := $(PREFIX)/share/bash-completion/completions
 UNITS   := $(PREFIX)/lib/systemd/system
 
-.PHONY: help demo test test-fast test-vm lint format docs bench install uninstall clean
+.PHONY: help demo test test-fast test-vm test-long lint format docs bench install uninstall clean
 
 help:
 	@echo 'make demo       the life of a VPS on this machine, in ./demo.run'
 	@echo 'make test       everything: linters, unit, node and VM suites'
 	@echo 'make test-fast  linters, unit tests and the heart of the node suite'
 	@echo 'make test-vm    all of the node suite in the virtual machine (up to an hour)'
+	@echo 'make test-long  a thousand rounds of a life, five hundred in eight threads'
 	@echo 'make lint       ruff, mypy --strict, shellcheck, the floors'
 	@echo 'make docs       man pages and completions, from the tables'
 	@echo 'make bench      figures against crun, runc, lxc and podman'
@@ -43,8 +44,7 @@ lint: $(READY)
 
 test: $(READY)
 	tools/need.sh test
-	$(VENV)/bin/pytest -n logical --dist loadfile -m 'not vm' tests
-	$(VENV)/bin/pytest tests/vm
+	tools/test.sh $(VENV)/bin/pytest
 
 test-fast: $(READY)
 	$(VENV)/bin/pytest tests/unit tests/test_floors.py tests/test_linters.py \
@@ -54,6 +54,9 @@ test-fast: $(READY)
 test-vm: $(READY)
 	tools/need.sh test
 	VZ_TEST_VM_ALL=1 $(VENV)/bin/pytest tests/vm
+
+test-long: $(READY)
+	VZ_TEST_ROUNDS=1000 $(VENV)/bin/pytest -k rounds tests/node/test_lifecycle.py tests/node/test_threads.py
 
 bench: $(READY)
 	tools/need.sh bench

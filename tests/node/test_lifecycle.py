@@ -205,13 +205,13 @@ def test_config_copied_to_a_new_number_gets_its_own_range(node, vps):
     assert tools.sh(copy, "id -u; stat -c %u /") == "0\n0\n"
 
 
-def test_counts_after_rounds(node, rounds=20):
-    life_rounds(node, rounds)
+def test_counts_after_rounds(node):
+    life_rounds(node, 20)
 
 
 @tools.slow
-def test_counts_after_a_thousand_rounds(node):
-    life_rounds(node, 1000)
+def test_counts_after_many_rounds(node):
+    life_rounds(node, tools.ROUNDS)
 
 
 def life_rounds(node, rounds: int) -> None:

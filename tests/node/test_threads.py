@@ -56,8 +56,8 @@ def test_forty_rounds(parent, node, busy):
 
 
 @tools.slow
-def test_five_hundred_rounds(parent, node, busy):
-    rounds(node, 500)
+def test_many_rounds(parent, node, busy):
+    rounds(node, tools.ROUNDS // 2)
 
 
 def test_create_and_destroy_at_once(node):

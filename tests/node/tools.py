@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import socket
@@ -22,6 +23,9 @@ ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("VZ_TEST_CACHE", "/var/cache/vzpy-tests"))
 # Tools are run with this and nothing of the environment of the tests.
 ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+# How often what has to come out the same again and again is done: `make test-long` asks for 1000.
+ROUNDS = int(os.environ.get("VZ_TEST_ROUNDS", "200"))
 
 needs = pytest.mark.needs
 slow = pytest.mark.slow
@@ -246,28 +250,40 @@ def require(*names: str) -> None:
 
 
 def debian_tarball(name: str = DEBIAN) -> Path | None:
-    """The tarball of a Debian template, kept over sessions; built when the machine can."""
+    """The tarball of a Debian template, kept over sessions and checkouts; built when the machine
+    can and what it is made from has changed, by one process at a time."""
     from vzpy import data, template
     from vzpy.errors import VzError
     from vzpy.events import silent
+    from vzpy.lockfile import Flock
 
     store = CACHE / "templates"
-    recipe = Path(data.path("recipes", f"{name}.yaml")).stat()
-    found = next(iter(sorted(store.glob(f"{name}.tar*"))), None)
-    stale = found and found.stat().st_mtime < recipe.st_mtime
-    if found and not stale or not shutil.which("mmdebstrap"):
+    store.mkdir(parents=True, exist_ok=True)
+    key = store / f"{name}.key"
+    with Flock(str(store / f".{name}.lock")):
+        found = next(iter(sorted(store.glob(f"{name}.tar*"))), None)
+        wanted = _key_of(data.path("recipes", f"{name}.yaml"))
+        current = found and key.exists() and key.read_text() == wanted
+        if current or not shutil.which("mmdebstrap"):
+            return found
+        work = CACHE / f"build-{name}"
+        try:
+            made = template.build_cache(str(work), name, silent)
+            for old in store.glob(f"{name}.tar*"):
+                old.unlink()
+            found = Path(shutil.move(made, store))
+            key.write_text(wanted)
+        except (VzError, OSError):
+            pass
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
         return found
-    work = CACHE / "build"
-    try:
-        made = template.build_cache(str(work), name, silent)
-        store.mkdir(exist_ok=True)
-        for old in store.glob(f"{name}.tar*"):
-            old.unlink()
-        return Path(shutil.move(made, store))
-    except (VzError, OSError):
-        return found
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+
+def _key_of(recipe: str) -> str:
+    """Changes with all that the content of a template depends on, but for Debian itself."""
+    parts = [recipe, *(ROOT / "vzpy" / f"{name}.py" for name in ("mmdebstrap", "aptsources"))]
+    return hashlib.sha256(b"".join(Path(part).read_bytes() for part in parts)).hexdigest()
 
 
 # What is left behind
