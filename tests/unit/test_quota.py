@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vzpy import cli, projects, quotafile, quotaid, quotatext
+from vzpy import cli, projects, quota, quotafile, quotaid, quotatext
+from vzpy.kernel import quotactl
 from vzpy.kernel.quotactl import Dqblk
 from vzpy.model import IdRange
 from vzpy.quotafile import QuotaError, QuotaFile, Row, Ugid
@@ -219,3 +220,21 @@ def test_what_the_tool_says(monkeypatch, tmp_path, capsys, words, code, text):
 def test_version(monkeypatch, tmp_path, capsys):
     code, out, err = run(monkeypatch, tmp_path, capsys, "-V")
     assert code == 0 and out.startswith("Vzquota version ")
+
+
+@pytest.mark.parametrize(
+    "used,slack,expected",
+    [(5, 0, (20, 10)), (5, 100, (120, 110)), (15, 100, (120, 115)), (50, 100, (150, 150))],
+)
+def test_slack_is_above_limits_and_use(monkeypatch, used, slack, expected):
+    """No limit stays none; what is above its soft limit keeps its time."""
+    seen = []
+    found = quotactl.Dqblk(curspace=used << 10, curinodes=used)
+    monkeypatch.setattr(quota.qgroup, "is_btrfs", lambda fd: False)
+    monkeypatch.setattr(quotactl, "getquota", lambda *_: found)
+    monkeypatch.setattr(quotactl, "setquota", lambda *words: seen.append(words[3]))
+    quota.limit(3, 7, Row(soft=10, hard=20, expires=99, grace=5), Row(), slack)
+    (new,) = seen
+    assert (new.bhardlimit, new.bsoftlimit) == expected
+    assert (new.ihardlimit, new.isoftlimit, new.itime) == (0, 0, 0)
+    assert new.btime == (99 if used > 10 else 0)
