@@ -51,10 +51,13 @@ def test_what_every_vps_has(vps):
 
 @needs("BPF programs", "tun")
 def test_granted_at_start(vps, vzctl, parent):
-    ran = vzctl("set", 101, "--devnodes", f"{TUN}:rw", "--save")
+    ran = vzctl("set", 101, "--devnodes", f"{TUN}:rw", "--iolimit", "100", "--save")
     assert (ran.code, ran.stderr) == (0, "")
     ran = vzctl("start", 101)
-    assert ran.code == 0 and "\nSetting devices\n" in ran.stdout, ran
+    assert ran.code == 0, ran
+    told = [line.partition(":")[0] for line in ran.stdout.splitlines() if "Setting" in line]
+    disks = ["Setting iolimit"] if "iolimit" not in ran.stderr else []
+    assert told == ["Setting CPU units", "Setting devices", *disks]
     assert "devnodes" not in ran.stderr
     assert opens(vps, f"/dev/{TUN}") == ""
     host = os.stat(f"/dev/{TUN}")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vzpy.vps import VPS
 
     Write = Callable[[], list[str]]
+    Told = tuple[tuple[str, type[Event], Callable[[Any], Any]], ...]
 
 _HERE = ("numproc", "physpages", "swappages", "vmguarpages", "oomguarpages")
 _CPUSET, _IO = ("CPUS", "CPUMASK", "NODEMASK"), ("IOLIMIT", "IOPSLIMIT")
@@ -45,9 +46,12 @@ _NO_SWAP = "swappages (this node has no swap)"
 _before: dict[str, Applied] = {}
 
 
-def before_birth(vps: VPS, cgroup: str, report: Report) -> list[str]:
+def before_birth(
+    vps: VPS, cgroup: str, report: Report, devices: Callable[[], list[str]]
+) -> list[str]:
     """Write the limits into a new cgroup; returns the options that this node does not apply.
 
+    devices  grants those of the VPS, which is told between its CPUs and its disks
     Raises VzError 36 when the guarantees do not fit into the node."""
     asked = applied.of_config(vps.config)
     keys = tuple(asked.texts)
@@ -65,7 +69,10 @@ def before_birth(vps: VPS, cgroup: str, report: Report) -> list[str]:
     refused += _apply_others(asked, cgroup, keys, None, vps.ids)
     cgroupshare.share(os.path.dirname(cgroup), cgroup)
     asked.write(cgroup)
-    _tell(asked, [key for key in keys if key.lower() not in refused], report, birth=True)
+    done = [key for key in keys if key.lower() not in refused]
+    _tell(_TOLD_OF_CPUS, asked, done, report, birth=True)
+    refused += devices()
+    _tell(_TOLD_OF_DISKS, asked, done, report, birth=True)
     if "swappages" not in refused and _lacks_swap(limits):
         refused.append(_NO_SWAP)
     return list(dict.fromkeys(refused))
@@ -118,7 +125,7 @@ def live(change: Change, report: Report) -> list[str]:
         report(UbSet())
     if "SWAPPAGES" in done and _lacks_swap(ubc.limits(asked)):
         report(NotApplied(what=_NO_SWAP))
-    _tell(asked, done, report)
+    _tell(_TOLD_OF_CPUS + _TOLD_OF_DISKS, asked, done, report)
     return refused
 
 
@@ -153,10 +160,12 @@ def reset(vps: VPS, facts: Facts, report: Report) -> None:
         report(NotApplied(what=", ".join(refused)))
 
 
-def _tell(asked: Applied, keys: Sequence[str], report: Report, birth: bool = False) -> None:
+def _tell(
+    told: Told, asked: Applied, keys: Sequence[str], report: Report, birth: bool = False
+) -> None:
     """In the order of the contract (vzctl-cli 2.2, step 12); at birth nothing of what is no
     limit."""
-    for key, event, text in _TOLD:
+    for key, event, text in told:
         value = asked.value(key)
         if key == "CPUUNITS" and birth:
             value = value or ubc.DEFAULT_CPUUNITS
@@ -169,12 +178,14 @@ def _rate(unit: str) -> Callable[[int | None], str]:
     return lambda value: f"{value} {unit}" if value else "0 (unlimited)"
 
 
-_TOLD: tuple[tuple[str, type[Event], Callable[[Any], Any]], ...] = (
+_TOLD_OF_CPUS: Told = (
     ("CPULIMIT", CpuLimit, lambda value: value or 0),
     ("CPUUNITS", CpuUnits, lambda value: value or ubc.DEFAULT_CPUUNITS),
     ("CPUS", Cpus, lambda value: value or 0),
     ("CPUMASK", CpuMask, lambda value: value or "all"),
     ("NODEMASK", NodeMask, lambda value: value or "all"),
+)
+_TOLD_OF_DISKS: Told = (
     ("IOLIMIT", IoLimit, _rate("bytes/sec")),
     ("IOPSLIMIT", IopsLimit, _rate("iops")),
 )

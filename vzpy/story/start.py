@@ -182,8 +182,8 @@ def prepared(
 
         networds.tell(vps, report)
     _step("limits", report)
-    not_applied += limits.before_birth(vps, cgroup, report)
-    not_applied += devices.before_birth(vps, cgroup, report)
+    granted = lambda: devices.before_birth(vps, cgroup, report)  # noqa: E731
+    not_applied += limits.before_birth(vps, cgroup, report, granted)
     not_applied += unserved_of(vps.config)
 
     _step("launch", report)
