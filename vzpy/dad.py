@@ -7,12 +7,12 @@ addresses are not this host's own, so the kernel would not ask for them."""
 from __future__ import annotations
 
 import _socket
-import math
 import select
 import struct
 import time
-from array import array
+from _ctypes import addressof
 
+from vzpy.kernel.libc import c_char
 from vzpy.record import record
 
 TYPE_CHECKING = False
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = 0.25  # seconds for an answer; one on a local network comes within a few milliseconds
 _AGAIN = 0.1  # the second question
 _AT_ONCE = 1000  # frames read in one go
+_NEVER = float("inf")
 
 _ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD
 _BROADCAST = b"\xff" * 6
@@ -88,7 +89,7 @@ class Probe:
         while self._sockets and now < end:
             now = time.monotonic()
             if now >= again:
-                again = math.inf
+                again = _NEVER
                 self._send()
             for fd, _ in poll.poll(max(min(again, end) - now, 0) * 1000):
                 self._hear(*self._sockets[fd], found)
@@ -142,9 +143,9 @@ def _open(link: Link, protocol: int) -> _socket.socket:
         _socket.AF_PACKET, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK, 0
     )
     if protocol == _ETH_P_IPV6:
-        program = array("B", b"".join(struct.pack("=HBBI", *op) for op in _ADVERTISEMENTS))
-        address, size = program.buffer_info()
-        fprog = struct.pack("@HP", size // 8, address)  # struct sock_fprog
+        code = b"".join(struct.pack("=HBBI", *op) for op in _ADVERTISEMENTS)
+        program = (c_char * len(code)).from_buffer_copy(code)
+        fprog = struct.pack("@HP", len(code) // 8, addressof(program))  # struct sock_fprog
         sock.setsockopt(_socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
     sock.bind((link.name, protocol))
     return sock

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
-from vzpy import antispoof, dad, netnotes, state, traffic, venet
+from vzpy import antispoof, netnotes, state, traffic, venet
 from vzpy.errors import Exit, VzError
 from vzpy.events import AddingIp, DeletingAllIp, DeletingIp, Warned, silent
 from vzpy.fault import fault
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import ExitStack
 
+    from vzpy import dad
     from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.model import Facts, NodePaths
@@ -237,16 +238,25 @@ class _Giving:
             self._check(address)
         at = self._devices(addresses)
         try:
-            probe = dad.Probe(at if self.ask else {}, self.around.macs)
-            try:
+            if self.ask:
+                self._ask_around(addresses, at)
+            else:
                 self.carry_out(addresses)
                 fault("net-probe")
-                self._judge(probe.owners())
-            finally:
-                probe.close()
         except OSError as err:
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
         self._announce(at)
+
+    def _ask_around(self, addresses: Sequence[Address], at: dict[bytes, list[Link]]) -> None:
+        from vzpy import dad
+
+        probe = dad.Probe(at, self.around.macs)
+        try:
+            self.carry_out(addresses)
+            fault("net-probe")
+            self._judge(probe.owners())
+        finally:
+            probe.close()
 
     def _check(self, address: Address) -> None:
         if address.packed in self.around.own:
@@ -324,6 +334,8 @@ class _Giving:
         if not client.tell(
             self.vps.node.paths, {"op": "announce", "ctid": self.vps.ctid, "addresses": texts}
         ):
+            from vzpy import dad
+
             by = dad.Announcer()
             venet.announce(by, self.around, at)
             by.close()
