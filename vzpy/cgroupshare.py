@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 
 from vzpy import cgroups
-from vzpy.cgroupread import number
+from vzpy.cgroupread import applied, number, write_applied
 from vzpy.kernel.proc import slurp
 
 _WEIGHT_MAX = 10000
 _SUMMED = ("memory.low", "memory.min")
+_UNITS = 1000  # of the host, unless it has been given others
 
 
 def share(node: str, vps: str = "") -> None:
@@ -40,11 +41,22 @@ def _sum_up(node: str, name: str) -> None:
         return  # without that controller
     total = sum(number(path, name) or 0 for path in vps_of(node))
     if name == "cpu.weight":
-        total = max(1, min(total, _WEIGHT_MAX))
+        total = max(1, min(total * _UNITS // host_units(node), _WEIGHT_MAX))
     try:
         cgroups.write(node, name, str(total))
     except OSError:
         pass  # told by limit(), when something was asked of it
+
+
+def host_units(node: str) -> int:
+    return int((applied(node) or {}).get("CPUUNITS", _UNITS))
+
+
+def weigh_host(node: str, units: int | None, anew: bool = False) -> None:
+    """CPU units of the host, for the next share(): whatever its own cgroups have, all VPSs weigh
+    more or less against them. `anew`: though it has been given some."""
+    if units and (anew or applied(node) is None):
+        write_applied(node, {"CPUUNITS": str(units)})
 
 
 def vps_of(node: str) -> list[str]:

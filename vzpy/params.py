@@ -203,7 +203,7 @@ PARAMS: tuple[Param, ...] = (
     Param("VERBOSE", "integer", default="0", scope=GLOBAL),
     Param("DEF_OSTEMPLATE", "filename", scope=GLOBAL),
     Param("VIRTUOZZO", "text", scope=GLOBAL),
-    Param("VE0CPUUNITS", "text", scope=GLOBAL),
+    Param("VE0CPUUNITS", "cpuunits", scope=GLOBAL),
     Param("VE_STOP_MODE", "text", default="suspend", scope=GLOBAL),
     Param("VE_PARALLEL", "number", scope=GLOBAL),
     Param("VZFASTBOOT", "text", scope=GLOBAL),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
-from vzpy import state
+import tools
+from vzpy import cgroups, config, state
 from vzpy.events import silent
 from vzpy.story import boot
 
@@ -84,6 +86,36 @@ def test_a_held_lock_and_a_broken_one_stop_no_other(node, ten, cli):
     assert running(ten) == {201, 207, 209}
     assert "CT 205: Container start disabled" in done.stderr
     assert "CT 203: Locked by: pid" in done.stderr
+
+
+@tools.needs("cpu controller")
+def test_the_host_is_one_competitor_with_units_of_its_own(node, vps, cli, vzctl):
+    """VE0CPUUNITS at `vz start`, another number by hand; the VPSs together weigh against it."""
+    config.save(f"{node.paths.etc}/vz.conf", {"VE0CPUUNITS": "2000"})
+    vps.set(onboot="yes", cpuunits="3000")
+    assert cli("vz", "start").code == 0
+    above = f"{cgroups.mountpoint()}/{node.paths.cgroup}"
+    assert cgroups.read(above, "cpu.weight") == "150\n"
+    done = vzctl("set", 0, "--cpuunits", 500, "--save")
+    assert done.code == 0 and done.stdout.startswith("Setting CPU units: 500\n"), done
+    assert cgroups.read(above, "cpu.weight") == "600\n"
+    assert 'CPUUNITS="500"' in Path(node.paths.conf, "0.conf").read_text()
+    vps.set(cpuunits="1000", save=False)
+    assert cgroups.read(above, "cpu.weight") == "200\n"
+    assert vzctl("set", 0, "--numproc", 100).code == 1
+    Path(node.paths.conf, "0.conf").unlink()
+
+
+@tools.needs("cpu controller", "io controller")
+def test_limits_are_lifted_before_all_stop(node, vps):
+    vps.set(cpulimit="30", iolimit="1M", cpuunits="8")
+    vps.start()
+    boot._lift_limits(vps)
+    cgroup = vps.facts().cgroup
+    assert cgroups.read(cgroup, "cpu.max") == "max 100000\n"
+    assert cgroups.read(cgroup, "cpu.weight") == "200\n"
+    assert "wbps=1048576" not in cgroups.read(cgroup, "io.max")
+    assert vps.config.value("CPULIMIT") == 30
 
 
 def test_vzpid(node, vps, cli):

@@ -81,8 +81,19 @@ def start(node: Node, report: Report) -> int:
     chosen = to_start(node)
     if any(vps.config.raw("IP_ADDRESS") for vps in chosen) and not _forwarding():
         report(events.Warned(text="Warning: IP forwarding is not enabled"))
+    _weigh_host(node, report)
     _each(node, chosen, lambda vps, tell: vps.start(report=tell), "Starting", report)
     return 0
+
+
+def _weigh_host(node: Node, report: Report) -> None:
+    """`vzctl set 0 --cpuunits $VE0CPUUNITS`; without the cpu controller nobody has a share."""
+    from vzpy.story import host
+
+    units = node.config.value("VE0CPUUNITS")
+    if not units:
+        report(events.Warned(text="Warning: VE0CPUUNITS is not set, using 1000"))
+    host.set_cpuunits(node.paths, units or 1000, events.silent)
 
 
 def stop(node: Node, report: Report) -> int:
@@ -93,6 +104,7 @@ def stop(node: Node, report: Report) -> int:
         report(events.Warned(text="Warning: VPSs cannot be saved to disk, they are stopped"))
     for round_ in range(1, _ROUNDS + 1):
         def stop_one(vps: VPS, tell: Report, fast: bool = round_ == _ROUNDS) -> None:
+            _lift_limits(vps)
             vps.stop(fast=fast, report=tell)
 
         _each(node, [vps for vps in running if vps.facts()], stop_one, "Stopping", report)
@@ -102,6 +114,15 @@ def stop(node: Node, report: Report) -> int:
     except OSError:
         pass
     return 1 if any(vps.facts() for vps in running) else 0
+
+
+def _lift_limits(vps: VPS) -> None:
+    """All with one share of the CPUs, and nobody slowed down (config-files 11)."""
+    for name, value in (("cpuunits", 2000), ("cpulimit", 0), ("iolimit", 0), ("iopslimit", 0)):
+        try:
+            vps.set(save=False, report=events.silent, **{name: str(value)})
+        except VzError:
+            pass  # where the controller is missing there is no limit
 
 
 def recover(node: Node, report: Report) -> None:

@@ -67,6 +67,7 @@ def before_birth(
                 refused += [key.lower() for key in asks]
     refused += _without_effect(asked, vps.private, keys)
     refused += _apply_others(asked, cgroup, keys, None, vps.ids)
+    cgroupshare.weigh_host(os.path.dirname(cgroup), vps.config.value("VE0CPUUNITS"))
     cgroupshare.share(os.path.dirname(cgroup), cgroup)
     asked.write(cgroup)
     done = [key for key in keys if key.lower() not in refused]

@@ -74,7 +74,7 @@ def set_params(vps: VPS, params: Mapping[str, object], save: bool, report: Repor
         if needs_restart:
             report(RestartNeeded())
     elif vps.ctid == 0:
-        _on_host(changed, save, report)
+        _on_host(vps, changed, save, report)
     elif not save:
         _refuse_stopped(changed)
     sized = "DISKSPACE" in changed or "DISKINODES" in changed
@@ -211,11 +211,19 @@ def _restart(vps: VPS, report: Report) -> None:
 # --- a stopped VPS ---------------------------------------------------------------------------
 
 
-def _on_host(changed: Mapping[str, str], save: bool, report: Report) -> None:
-    """CT0 is the node itself, whose limits are its administrator's: 0.conf keeps what is asked."""
-    what = [BY_KEY[key].option or key.lower() for key in changed if BY_KEY[key].room != CORE]
+def _on_host(vps: VPS, changed: Mapping[str, str], save: bool, report: Report) -> None:
+    """CT0 is the node itself: its share of CPU time is applied, other limits are its
+    administrator's, and 0.conf keeps what is asked. Raises VzError."""
+    from vzpy.story import host
+
+    done = ""
+    if "CPUUNITS" in changed:
+        units = int(values.parse("cpuunits", changed["CPUUNITS"]))
+        done = "CPUUNITS" if host.set_cpuunits(vps.node.paths, units, report) else ""
+    others = [key for key in changed if BY_KEY[key].room != CORE and key != done]
+    what = [BY_KEY[key].option or key.lower() for key in others]
     if what and not save:
-        raise live.not_possible(what, ["NUMPROC"])
+        raise live.not_possible(what, others)
     if what:
         report(NotApplied(what=", ".join(what)))
 
