@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from vzpy.errors import Exit, ValueInvalid, VzError
-from vzpy.kernel.proc import starttime
+from vzpy.kernel.proc import slurp, starttime
 from vzpy.lockfile import Flock
 from vzpy.model import RANGE, IdRange
 from vzpy.record import record, replace
@@ -308,7 +308,28 @@ def _same(entry: Entry, owner: Owner) -> bool:
 
 def _still_held(entries: list[Entry]) -> list[Entry]:
     living = {(e.owner.etc, e.owner.ctid) for e in entries if not e.tombstone}
-    return [e for e in entries if e.held((e.owner.etc, e.owner.ctid) in living)]
+    held = [e for e in entries if e.held((e.owner.etc, e.owner.ctid) in living)]
+    if len(held) == len(entries):
+        return held
+    # One that was not destroyed may be where we cannot look: in another mount namespace.
+    lost = [e for e in entries if not e.tombstone and e not in held]
+    used = _mapped() if lost else []
+    return held + [e for e in lost if any(_overlap(e.ids, ids) for ids in used)]
+
+
+def _mapped() -> list[IdRange]:
+    """The ranges that user namespaces of running processes have (user_namespaces(7))."""
+    found = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            rows = slurp(f"/proc/{pid}/uid_map").split(b"\n")
+        except OSError:
+            continue  # it has ended
+        for row in filter(None, rows):
+            _, base, count = map(int, row.split())
+            if base:
+                found[base, count] = IdRange(base, count)
+    return list(found.values())
 
 
 def _gap(entries: list[Entry], count: int) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tools
-from vzpy import state
+from vzpy import ids, state
 from vzpy.errors import Exit
 from vzpy.kernel import proc
 
@@ -203,6 +203,25 @@ def test_config_copied_to_a_new_number_gets_its_own_range(node, vps):
     copy.start()
     assert not vps.ids.holds(copy.ids.base)
     assert tools.sh(copy, "id -u; stat -c %u /") == "0\n0\n"
+
+
+def test_a_range_in_use_is_nobody_else_s_though_its_owner_is_out_of_sight(vps):
+    """As from another mount namespace, where neither its configuration nor its files are seen."""
+    vps.start()
+    etc, private, mine = vps.node.paths.etc, vps.private, vps.ids
+    stranger = ids.Owner("/nowhere", 1, "/nowhere/1")
+    registry = ids.Registry()
+    for path in (etc, private):
+        os.rename(path, f"{path}.away")
+    try:
+        assert not registry.allocate(stranger).holds(mine.base)
+        registry.free(stranger)
+        with pytest.raises(ids.RangeTaken):
+            registry.claim(stranger, mine)
+    finally:
+        for path in (etc, private):
+            os.rename(f"{path}.away", path)
+    assert vps.exec(["true"]).returncode == 0
 
 
 def test_counts_after_rounds(node):

@@ -15,6 +15,11 @@ from vzpy.model import RANGE, IdRange
 
 
 @pytest.fixture(autouse=True)
+def nothing_runs(monkeypatch):
+    monkeypatch.setattr(ids, "_mapped", list)
+
+
+@pytest.fixture(autouse=True)
 def no_subordinate_ids(monkeypatch):
     monkeypatch.setattr(ids, "SUBORDINATE", ())
 
