@@ -74,7 +74,7 @@ def launch(birth: Birth, handed: Handed) -> int:
         keep=(channel.fileno(), handed.root, *handed.below),
         cgroup=handed.cgroup,
         owner=birth.ids,
-        rlimits=birth.rlimits,
+        rlimits=ns.early(birth.rlimits),
     )
     # Made here, where the pages of the interpreter need not be copied for it.
     plan = rootfs.plan(birth.seen)
@@ -183,6 +183,7 @@ def become_init(birth: Birth, sync: int) -> None:
     for program in birth.filters:
         seccomp.load(program)
     caps.limit(birth.capabilities)
+    ns.bound_data(birth.rlimits)
     for path in birth.init:
         ns.try_execve(path, list(birth.argv), dict(birth.env))
     raise OSError(2, os.strerror(2), os.fsdecode(birth.init[0]))

@@ -192,7 +192,7 @@ def as_by_default(pid: int, rlimits: tuple[tuple[int, int], ...]) -> None:
 
 
 _INFINITY = p.RLIM_INFINITY
-MEMLOCK, SIGPENDING = p.RLIMIT_MEMLOCK, p.RLIMIT_SIGPENDING
+MEMLOCK, SIGPENDING, DATA = p.RLIMIT_MEMLOCK, p.RLIMIT_SIGPENDING, p.RLIMIT_DATA
 _RLIMITS = (
     # limit, soft, hard
     (p.RLIMIT_NOFILE, 1024, 524288),
@@ -225,12 +225,22 @@ def bounds_of(pid: int) -> tuple[tuple[int, int], ...]:
 
     Read from /proc, since prlimit(2) asks for CAP_SYS_RESOURCE. Raises OSError."""
     text = slurp(f"/proc/{pid}/limits").decode()
-    rows = (line for line in text.split("\n") if line.startswith(("Max locked", "Max pending")))
-    hard = {row[4]: row[26:].split()[1] for row in rows}
-    return tuple(
-        (which, _INFINITY if hard[letter] == "unlimited" else int(hard[letter]))
-        for which, letter in ((MEMLOCK, "l"), (SIGPENDING, "p"))
-    )
+    names = {"Max data": DATA, "Max lock": MEMLOCK, "Max pend": SIGPENDING}
+    rows = (line for line in text.split("\n") if line[:8] in names)
+    hard = ((names[row[:8]], row[26:].split()[1]) for row in rows)
+    return tuple((which, _INFINITY if x == "unlimited" else int(x)) for which, x in hard)
+
+
+def early(rlimits: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Those that a task is born with: all but what bound_data() sets."""
+    return tuple(item for item in rlimits if item[0] != DATA)
+
+
+def bound_data(rlimits: tuple[tuple[int, int], ...]) -> None:
+    """The last before exec: what runs here may be larger than what is executed."""
+    for which, value in rlimits:
+        if which == DATA:
+            p.prlimit(0, DATA, (value, value))
 
 
 def _plain_scheduler(pid: int) -> None:

@@ -76,10 +76,11 @@ ROWS: tuple[Row, ...] = (
     Row("lockedpages", _AUXILIARY, _PAGES, "memory locked by mlock(2) or SHM_LOCK", P,
         "RLIMIT_MEMLOCK bounds each process, not their sum.",
         "RLIMIT_MEMLOCK of init", "memory.stat unevictable"),
-    Row("privvmpages", _SECONDARY, _PAGES, "private memory allocated, touched or not", A,
-        "a stock kernel counts address space by process and has no limit on a sum; with VSwap"
-        " physpages and swappages take its place.",
-        held="data and stack of all processes, /proc/PID/statm"),
+    Row("privvmpages", _SECONDARY, _PAGES, "private memory allocated, touched or not", P,
+        "RLIMIT_DATA refuses each process what is beyond the barrier, with ENOMEM; a stock kernel"
+        " has no limit on their sum. With VSwap physpages and swappages take its place. The kernel"
+        " does not count refusals.",
+        "RLIMIT_DATA of init","data and stack of all processes, /proc/PID/statm"),
     Row("shmpages", _AUXILIARY, _PAGES, "System V and shared anonymous memory, tmpfs", P,
         "System V memory stops at kernel.shmall of the VPS, tmpfs at its size; the rest counts"
         " toward physpages.",

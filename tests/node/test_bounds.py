@@ -136,6 +136,18 @@ def test_socket_buffers(vps, vzctl):
     assert within(vps, act)[1][0] > 128 << 10 and within(vps, act)[1][1] == 256 << 10
 
 
+def test_private_memory_of_a_process(vps, vzctl):
+    """Beyond the barrier an allocation fails; who asks for less is not disturbed."""
+    set_and_start(vps, vzctl, "--privvmpages", "16384:20000")
+    big = "dd if=/dev/zero of=/dev/null bs={}M count=1"
+    assert limit(vps, "Max data size") == ["67108864", "67108864"]
+    assert limit(vps, "Max data size", "self") == ["67108864", "67108864"]
+    sh(vps, big.format(40))
+    refused = vps.exec(["sh", "-c", big.format(80)])
+    assert refused.returncode > 0 and b"memory" in refused.stderr, refused
+    assert vps.exec(["sh", "-c", "ulimit -d unlimited"]).returncode != 0
+
+
 @needs("CAP_SYS_RESOURCE")
 def test_rlimits(vps, vzctl):
     set_and_start(vps, vzctl, "--lockedpages", "16", "--numsiginfo", "20")
@@ -144,7 +156,10 @@ def test_rlimits(vps, vzctl):
     assert limit(vps, "Max locked memory", "self") == ["65536", "65536"]
     assert limit(vps, "Max pending signals", "self") == ["20", "20"]
     assert vps.exec(["sh", "-c", "ulimit -l 1000"]).returncode != 0
-    assert vzctl("set", 101, "--lockedpages", "32").code == 0
+    assert vzctl("set", 101, "--lockedpages", "32", "--privvmpages", "16384").code == 0
+    assert limit(vps, "Max data size", "self") == ["67108864", "67108864"]
+    assert vzctl("set", 101, "--privvmpages", "unlimited").code == 0
+    assert limit(vps, "Max data size") == ["unlimited", "unlimited"]
     assert limit(vps, "Max locked memory") == ["131072", "131072"]
     assert vzctl("set", 101, "--numsiginfo", "10").code == 0
     assert limit(vps, "Max pending signals", "self") == ["10", "10"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OTHERS: dict[str, tuple[str, ...]] = {
     "counted": ("NUMTCPSOCK", "NUMOTHERSOCK", "NUMFILE", "NUMFLOCK"),
     "bounds": (
-        "LOCKEDPAGES", "NUMSIGINFO", "NUMPTY", "SHMPAGES",
+        "LOCKEDPAGES", "PRIVVMPAGES", "NUMSIGINFO", "NUMPTY", "SHMPAGES",
         "TCPSNDBUF", "TCPRCVBUF", "OTHERSOCKBUF", "DGRAMRCVBUF",
     ),
 }  # fmt: skip

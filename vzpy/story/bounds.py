@@ -2,6 +2,7 @@
 (beancounters.md 2).
 
     lockedpages   RLIMIT_MEMLOCK of each process
+    privvmpages   RLIMIT_DATA of each process: beyond the barrier it is refused with ENOMEM
     numsiginfo    RLIMIT_SIGPENDING of its user namespace, and of each process
     numpty        max= of its devpts, which is then a mount of the host's: its root cannot raise it
     shmpages      kernel.shmall, and the size of /dev/shm at start
@@ -34,7 +35,13 @@ if TYPE_CHECKING:
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MOST = 1 << 40  # a limit beyond it is none
 _LEAST_BUFFER = 64 << 10  # bytes that a socket may always have, as far as the whole limit allows
-_RLIMITS = {"LOCKEDPAGES": (ns.MEMLOCK, _PAGE), "NUMSIGINFO": (ns.SIGPENDING, 1)}
+_AT_BARRIER = "PRIVVMPAGES"
+# Parameter -> resource, its unit in bytes, what an unlimited one gives a VPS that runs.
+_RLIMITS = {
+    "LOCKEDPAGES": (ns.MEMLOCK, _PAGE, None),
+    "NUMSIGINFO": (ns.SIGPENDING, 1, None),
+    _AT_BARRIER: (ns.DATA, _PAGE, resource.RLIM_INFINITY),
+}
 _TCP = {"TCPSNDBUF": "net/ipv4/tcp_wmem", "TCPRCVBUF": "net/ipv4/tcp_rmem"}
 _BUFFERS = (*_TCP, "OTHERSOCKBUF", "DGRAMRCVBUF")  # to send, to receive; of TCP, of others
 _SHM, _SHMALL, _SHMALL_MAX = "SHMPAGES", "kernel/shmall", 2**64 - 1 - (1 << 24)
@@ -70,12 +77,13 @@ def _shm_size(asked: Values) -> str:
 
 def _limit(asked: Values, key: str) -> int:
     """0 for none."""
-    pair = asked.value(key)
-    return int(pair[1]) if pair and pair[1] < _MOST else 0
+    pair = asked.value(key) or (_MOST, _MOST)
+    limit = pair[0] if key == _AT_BARRIER else pair[1]
+    return int(limit) if limit < _MOST else 0
 
 
 def _rlimits(asked: Values) -> list[tuple[int, int]]:
-    limits = ((which, _limit(asked, key) * unit) for key, (which, unit) in _RLIMITS.items())
+    limits = ((which, _limit(asked, key) * unit) for key, (which, unit, _) in _RLIMITS.items())
     return [(which, value) for which, value in limits if value]
 
 
@@ -179,8 +187,10 @@ def _change(asked: Values, facts: Facts) -> list[str]:
                     _remount(root, mountpoint, options)
             except OSError:
                 refused.append(key.lower())
-    for key, (which, unit) in _RLIMITS.items():
-        if (limit := _limit(asked, key)) and not _set_rlimits(facts.cgroup, which, limit * unit):
+    for key, (which, unit, free) in _RLIMITS.items():
+        limit = _limit(asked, key)
+        value = limit * unit if limit else free if asked.value(key) else None
+        if value is not None and not _set_rlimits(facts.cgroup, which, value) and limit:
             refused.append(key.lower())
     return refused
 

@@ -163,14 +163,13 @@ def _spawn(
         leaf_fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         filters = syscalls.programs(filter_cache, facts.netfilter)
         keep = [theirs.fileno(), *(fd for fd in what.stdio if fd > 2)]
-        entry = ns.Entry(
-            keep=tuple(keep), cgroup=leaf_fd, pidfd=init, rlimits=ns.bounds_of(facts.pid)
-        )
+        rlimits = ns.bounds_of(facts.pid)
+        entry = ns.Entry(tuple(keep), leaf_fd, pidfd=init, rlimits=ns.early(rlimits))
         fault("exec-launch")
         launcher = ns.launch(
             entry,
             theirs.tell,
-            lambda: _inside(what, init, bounding, filters, handover, theirs),
+            lambda: _inside(what, init, bounding, rlimits, filters, handover, theirs),
         )
         theirs.close()
         pid, master, failure = _hear_out(ours, deadline, facts)
@@ -268,8 +267,8 @@ def reap(pid: int) -> None:
 
 
 def _inside(
-    what: Program, init: int, bounding: int, filters: tuple[bytes, ...], handover: bytes,
-    channel: Channel,
+    what: Program, init: int, bounding: int, rlimits: tuple[tuple[int, int], ...],
+    filters: tuple[bytes, ...], handover: bytes, channel: Channel,
 ) -> None:
     """The life of the task (see the drawing above). Returns only when it failed."""
     step = "exec-enter"
@@ -293,6 +292,7 @@ def _inside(
         if handover:
             seccomp.hand_over(handover, lambda fd: channel.send(LISTENER, fd=fd))
         caps.limit(bounding)
+        ns.bound_data(rlimits)
         step = "exec"
         for path, argv in what.candidates:
             ns.try_execve(path, list(argv), dict(what.env))
