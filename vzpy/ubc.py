@@ -100,9 +100,10 @@ ROWS: tuple[Row, ...] = (
         " kernel reclaims from the VPS last; nothing is reserved.",
         "memory.low, admission at start"),
     Row("oomguarpages", _SECONDARY, _PAGES, "memory and swap safe from the OOM killer", P,
-        "so many pages are never reclaimed for others, so that others are short of memory first;"
-        " a VPS is killed for its own limit all the same.",
-        "memory.min", "memory.stat anon, memory.swap.current", "memory.events oom_kill"),
+        "so many pages are never reclaimed for others, and when the host is out of memory those are"
+        " killed first who have more; a VPS is killed for its own limit all the same.",
+        "memory.min, oom_score_adj by vzeventd", "memory.stat anon, memory.swap.current",
+        "memory.events oom_kill"),
     Row("numtcpsock", _PRIMARY, _ITEMS, "TCP sockets", P,
         "one more fails with ENOBUFS; connections that a listening socket accepts are"
         " not refused.",

@@ -13,6 +13,7 @@ import tools
 from vzpy import cgroupread
 from vzpy.errors import Exit, VzError
 from vzpy.eventd import counters
+from vzpy.story import oomorder
 
 MB = 1 << 20
 PAGE = 4096
@@ -251,6 +252,41 @@ def test_guarantees(node, pair, vzctl):
     assert not greedy.status.running and not greedy.status.mounted
     vps.stop(fast=True)
     assert (shared / "memory.low").read_text().strip() == "0"
+
+
+def test_who_has_more_than_is_guaranteed_is_killed_first(vps):
+    """By the order that the kernel keeps, back again, and of its own processes alone."""
+    vps.start()
+    holder(vps, "sleep 1000")
+    cgroup = vps.facts().cgroup
+
+    def scores():
+        pids = cgroupread.listed(cgroup, "cgroup.procs")
+        return {int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in pids}
+
+    assert scores() == {0}
+    for first, score in ((True, oomorder.STEP), (True, oomorder.STEP), (False, 0), (False, 0)):
+        oomorder.put(cgroup, first)
+        assert scores() == {score}
+    assert Path("/proc/self/oom_score_adj").read_text() == "0\n"
+
+
+@pytest.mark.needs("memory controller")
+def test_the_daemon_looks_who_has_more(node, pair):
+    vps, neighbour = pair
+    vps.set(oomguarpages="4M")
+    neighbour.set(oomguarpages="60M")
+    holder(vps, "exec awk 'BEGIN { for (n = 0; n < 200000; n++) a[n] = n; system(\"sleep 999\") }'")
+
+    def score(vps):
+        return Path(f"/proc/{vps.facts().pid}/oom_score_adj").read_text().strip()
+
+    tools.wait_for(lambda: counter(vps, "oomguarpages").held > 1024, what="more than 4 MiB")
+    counters.look(node.paths)
+    assert (score(vps), score(neighbour)) == (str(oomorder.STEP), "0")
+    vps.set(oomguarpages="60M")
+    counters.look(node.paths)
+    assert score(vps) == "0"
 
 
 # --- CPUs ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import os
 
 from vzpy import state
 from vzpy.kernel import process
-from vzpy.story import beancounters
+from vzpy.story import beancounters, oomorder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,5 +62,7 @@ def look(paths: NodePaths) -> int:
     shared = beancounters.Shared()
     running = [f for ctid in state.running_ids(paths) if (f := state.find(paths, ctid))]
     for facts in running:
-        beancounters.Look(facts, shared).sample()
+        look = beancounters.Look(facts, shared)
+        look.sample()
+        oomorder.settle(facts, look)
     return len(running)
