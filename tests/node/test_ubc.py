@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -366,6 +368,41 @@ def test_cpus_and_cpumask(node, vzctl):
     assert knob(vpss[0], "cpuset.cpus.effective") == knob(vpss[0], "../cpuset.cpus.effective")
     ran = vzctl("set", 101, "--cpumask", "auto", "--nodemask", "0")
     assert "Setting NUMA node mask: 0" in ran.stdout and knob(vpss[0], "cpuset.mems") == "0"
+
+
+@contextmanager
+def lxcfs():
+    where = "/var/lib/lxcfs"
+    os.makedirs(where, exist_ok=True)
+    out = subprocess.DEVNULL
+    daemon = subprocess.Popen(["lxcfs", "-f", where], stdout=out, stderr=out)
+    try:
+        tools.wait_for(lambda: os.path.exists(f"{where}/proc/meminfo"), what="lxcfs")
+        yield
+    finally:
+        daemon.terminate()
+        daemon.wait()
+        subprocess.run(["umount", "-l", where], stderr=out)
+
+
+@pytest.mark.needs("memory controller", "cpuset controller", "lxcfs")
+def test_what_is_shown_inside_agrees(node):
+    """Where lxcfs runs, /proc/meminfo and /proc/cpuinfo are those of the limits, as they are now."""
+    vps = node.create(101)
+    vps.set(ram="64M", swap="0", cpus=1)
+
+    def shown() -> list[str]:
+        line = "grep MemTotal /proc/meminfo; grep SwapTotal /proc/meminfo;" \
+            " grep -c ^processor /proc/cpuinfo; nproc"
+        return tools.sh(vps, line).replace("kB", "").split()
+
+    with lxcfs():
+        vps.start()
+        assert shown() == ["MemTotal:", "65536", "SwapTotal:", "0", "1", "1"]
+        vps.set(ram="96M", cpus=0)
+        count = str(os.cpu_count())
+        assert shown() == ["MemTotal:", "98304", "SwapTotal:", "0", count, count]
+        vps.stop(fast=True)
 
 
 # --- disks -----------------------------------------------------------------------------------

@@ -223,6 +223,7 @@ ABILITIES = {
     "tun": _tun,
     "empty disk": lambda: "" if empty_disk() else "none given (VZ_TEST_DISKS)",
     "strace": _program("strace"),
+    "lxcfs": _program("lxcfs"),
     "nftables": _program("nft"),
     "iptables": _program("iptables-legacy"),
     "wireguard": _wireguard,
