@@ -387,7 +387,7 @@ def lxcfs():
 
 @pytest.mark.needs("memory controller", "cpuset controller", "lxcfs")
 def test_what_is_shown_inside_agrees(node):
-    """Where lxcfs runs, /proc/meminfo and /proc/cpuinfo are those of the limits, as they are now."""
+    """/proc/meminfo and /proc/cpuinfo are those of the limits, where lxcfs runs."""
     vps = node.create(101)
     vps.set(ram="64M", swap="0", cpus=1)
 
