@@ -25,7 +25,7 @@ FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "o
 ROOMS = {
     "countmap": {"countmap", "socketcount", "othersockets", "filecount", "lockcount"},
     "ubc": {"ubc", "ubcproc"},
-    "cgroups": {"cgroups", "cgroupread", "cgroupshare"},
+    "cgroups": {"cgroups", "cgroupread", "cgroupshare", "loadavg"},
     "dist": {"dist", "dns"},
     "backup": {"backup", "tarout"},
     "rootfs": {"rootfs", "overlay"},

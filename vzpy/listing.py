@@ -152,6 +152,15 @@ class Row:
         return max(self.node.uptime() - self.facts.starttime / _TICKS, 0.0)
 
     @property
+    def laverage(self) -> tuple[float, ...] | None:
+        """Load averages of 1, 5 and 15 minutes; the daemon looks at them regularly."""
+        if not self.facts:
+            return None
+        from vzpy import loadavg
+
+        return loadavg.read(self.facts.cgroup)
+
+    @property
     def cpuunits(self) -> int | None:
         found: int | None = self.config.value("CPUUNITS")
         return found or (1000 if self.facts else None)

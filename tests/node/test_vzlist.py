@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 from tools import wait_for
+from vzpy import loadavg
+from vzpy.eventd import counters
 
 
 def test_a_running_and_a_stopped_vps(node, cli):
@@ -36,6 +39,25 @@ def test_numproc_counts_what_runs(vps, cli):
     seen = len(vps.exec(["sh", "-c", "ls -d /proc/[0-9]*"]).stdout.split())
     assert abs(numproc() + 2 - seen) <= 1  # sh and ls look themselves
     vps.stop(fast=True)
+
+
+def test_load_averages(vps, cli):
+    """Two that always run: what a look after a minute makes of it; and what vzlist shows."""
+    vps.start()
+    assert cli("vzlist", "-H", "-o", "laverage").stdout == "             -\n"
+    vps.exec(["sh", "-c", "for i in 1 2; do while :; do :; done & done >/dev/null 2>&1"])
+    cgroup = vps.facts().cgroup
+    counters.look(vps.node.paths)
+    assert cli("vzlist", "-H", "-o", "laverage").stdout == "0.00/0.00/0.00\n"
+    minute_ago = time.clock_gettime(time.CLOCK_BOOTTIME) - 60
+    os.setxattr(cgroup, loadavg._KEPT, b"0 0 0 %.1f" % minute_ago)
+    counters.look(vps.node.paths)
+    text = cli("vzlist", "-H", "-o", "laverage").stdout
+    one, five, fifteen = map(float, text.split("/"))
+    assert 1.2 < one < 2 and 0.3 < five < one and 0.1 < fifteen < five
+    shown = json.loads(cli("vzlist", "-j", "-o", "laverage").stdout)
+    assert shown == [{"laverage": [one, five, fifteen]}]
+    assert f"[{text.strip().replace('/', ', ')}]" in cli("vzlist", "-j", "-o", "laverage").stdout
 
 
 def test_mounted_and_suspended(node, vps, cli):

@@ -210,6 +210,8 @@ def _cell(field: Field, value: Any, whole: bool) -> str:
         return _pad("yes" if value else "no", left, width)
     elif kind == "uptime":
         return _uptime(value)
+    elif kind == "laverage":
+        return "/".join(f"{load:1.2f}" for load in value)
     elif isinstance(value, float):
         return _pad(f"{value:g}", left, width)
     else:

@@ -36,6 +36,8 @@ def _member(row: Row, field: Field) -> str:
 def _value(kind: str, value: Any) -> str:
     if kind == "uptime":
         return f"{value or 0:.3f}"
+    if kind == "laverage" and value:
+        return f"[{', '.join(f'{load:.2f}' for load in value)}]"
     if kind == "list":
         return f"[{', '.join(map(_string, value or ()))}]"
     if isinstance(value, bool):

@@ -1,6 +1,7 @@
 """Looks at the beancounters of all running VPSs, regularly: maxima of what the kernel keeps no peak
-of are those of these looks, and refusals that a cgroup counted are remembered when a guest removes
-it. What is remembered lies on the cgroups (cgroupread.py), so nothing is lost with the daemon.
+of are those of these looks, refusals that a cgroup counted are remembered when a guest removes it,
+and load averages are what they see. What is remembered lies on the cgroups (cgroupread.py), so
+nothing is lost with the daemon.
 
 A child does it: a guest with very many processes takes its time, not the daemon's."""
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import state
+from vzpy import loadavg, state
 from vzpy.kernel import process
 from vzpy.story import beancounters, oomorder
 
@@ -65,4 +66,5 @@ def look(paths: NodePaths) -> int:
         look = beancounters.Look(facts, shared)
         look.sample()
         oomorder.settle(facts, look)
+        loadavg.sample(facts.cgroup)
     return len(running)
