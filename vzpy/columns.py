@@ -95,7 +95,7 @@ def _own_fields() -> dict[str, Field]:
             lambda row: row.status,
             lambda row: (_STATUS_ORDER.index(row.status), row.ctid),
         ),
-        Field(Column("laverage", "LAVERAGE", "%14s", "laverage"), lambda row: row.laverage, nothing),
+        Field(Column("laverage", "LAVERAGE", "%14s", "laverage"), lambda row: row.loads, nothing),
         Field(
             Column("uptime", "UPTIME", "%15s", "uptime"),
             lambda row: row.uptime,

@@ -152,7 +152,7 @@ class Row:
         return max(self.node.uptime() - self.facts.starttime / _TICKS, 0.0)
 
     @property
-    def laverage(self) -> tuple[float, ...] | None:
+    def loads(self) -> tuple[float, ...] | None:
         """Load averages of 1, 5 and 15 minutes; the daemon looks at them regularly."""
         if not self.facts:
             return None
