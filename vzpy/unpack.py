@@ -107,7 +107,7 @@ def read_members(tarball: str, wanted: set[str], most: int) -> dict[str, bytes]:
             child.kill()
             child.wait()
     if writer.returncode:
-        raise _damaged(tarball, "")
+        raise _damaged(tarball, "", hint="")
     pieces = {}
     while found:
         head, _, rest = found.partition(b"\n")
@@ -207,11 +207,13 @@ def _watch(child: Popen[bytes], source: int, progress: Progress | None) -> None:
             pass
 
 
-def _damaged(tarball: str, text: str) -> VzError:
+def _damaged(
+    tarball: str, text: str, hint: str = "Make or fetch this cache again."
+) -> VzError:
     return VzError(
         f"Cannot unpack {tarball}: {' '.join(text.split()) or 'it is damaged'}",
         Exit.FS_BAD_TMPL,
-        hint="Make or fetch this cache again.",
+        hint=hint,
     )
 
 

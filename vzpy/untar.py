@@ -115,7 +115,7 @@ class Unpacker:
             member.name = "/"
             self.directories.append(member)
             return
-        make_room(name, member.isdir())
+        make_room(name, member.isdir(), self.base)
         if member.isdir():
             if not os.path.isdir(name):
                 os.mkdir(name, 0o700)
@@ -229,20 +229,31 @@ def set_xattr(at: int | str, name: str, value: bytes) -> None:
             raise
 
 
-def make_room(name: str, directory: bool) -> None:
-    """Let `name` be made: its parents are there, and of two members with one name the later wins.
+def make_room(name: str, directory: bool, owner: int) -> None:
+    """Let `name` be made: its parents are there, the owner's where the archive has none of them,
+    and of two members with one name the later wins.
 
     A directory that holds something is never replaced: OSError ENOTEMPTY."""
     try:
         found = os.lstat(name).st_mode
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(name), 0o755, exist_ok=True)
+        make_folders(os.path.dirname(name), owner)
         return
     if stat.S_ISDIR(found):
         if not directory:
             os.rmdir(name)
     else:
         os.unlink(name)
+
+
+def make_folders(path: str, owner: int) -> None:
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for folder in reversed(missing):
+        os.mkdir(folder, 0o755)
+        os.chown(folder, owner, owner)
 
 
 def acl_from_text(text: str) -> bytes:
