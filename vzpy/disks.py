@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy.kernel.proc import slurp, unescape
+from vzpy.kernel.proc import mount_at, slurp
 
 _DEPTH = 16  # image on LVM on RAID on partitions is five
 
@@ -45,7 +45,7 @@ def _name(device: int) -> str:
 def _below_anonymous(path: str, sys: str, depth: int) -> set[str]:
     """A file system with a device number of its own making: btrfs names its device as the source of
     the mount, overlay the folder it writes to."""
-    source, options = _mount_of(path)
+    _, source, options = mount_at(path)
     for option in options.split(","):
         key, _, value = option.partition("=")
         if key == "upperdir":
@@ -55,22 +55,6 @@ def _below_anonymous(path: str, sys: str, depth: int) -> set[str]:
     except OSError:
         device = 0
     return _below_device(_name(device), sys, depth) if device else set()
-
-
-def _mount_of(path: str) -> tuple[str, str]:
-    """Source and options of the mount that a path is on, the latest of those on one place
-    (proc_pid_mountinfo(5))."""
-    real = os.path.realpath(path)
-    best, found = "", ("", "")
-    with open("/proc/self/mountinfo", "rb") as f:
-        for line in f:
-            left, _, right = line.rstrip(b"\n").partition(b" - ")
-            point = unescape(left.split(b" ")[4])
-            inside = real == point or real.startswith(point.rstrip("/") + "/")
-            if inside and len(point) >= len(best):
-                fields = right.split(b" ")
-                best, found = point, (unescape(fields[1]), unescape(fields[2]))
-    return found
 
 
 def _below_device(name: str, sys: str, depth: int) -> set[str]:

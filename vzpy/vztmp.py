@@ -30,21 +30,10 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def staging(path: str) -> str:
     """The staging area for a path: vztmp at the root of its file system, as it is mounted here."""
+    from vzpy.kernel.proc import mount_at  # the remover, a program of this file alone, has none
+
     parent = os.path.dirname(os.path.realpath(path))
-    return os.path.join(_mount_point(parent), "vztmp")
-
-
-def _mount_point(path: str) -> str:
-    """Where the mount lies that a path without symbolic links is on."""
-    best = "/"
-    with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            # Octal escapes are for blanks; a mount point with one is found by its parent instead.
-            target = os.fsdecode(line.split(b" ", 5)[4])
-            below = path == target or path.startswith(target.rstrip("/") + "/")
-            if below and len(target) >= len(best):
-                best = target
-    return best
+    return os.path.join(mount_at(parent)[0], "vztmp")
 
 
 def move(path: str, area: str, announce: Callable[[str], None]) -> str:

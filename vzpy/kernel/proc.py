@@ -89,6 +89,22 @@ def mount_of(path: str) -> tuple[str, str]:
     return "the device", "unknown"
 
 
+def mount_at(path: str) -> tuple[str, str, str]:
+    """(mount point, source, options of the file system) of the mount that a path is on, the latest
+    of those on one place (proc_pid_mountinfo(5))."""
+    path = os.path.realpath(path)
+    found = ("/", "", "")
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            head, _, rest = line.rstrip(b"\n").partition(b" - ")
+            point = unescape(head.split(b" ")[4])
+            below = path == point or path.startswith(point.rstrip("/") + "/")
+            if below and len(point) >= len(found[0]):
+                fields = rest.split(b" ")
+                found = (point, unescape(fields[1]), unescape(fields[2]))
+    return found
+
+
 def unescape(field: bytes) -> str:
     r"""A field of mountinfo: \040 and the like are octal for blank, tab, newline, backslash."""
     if b"\\" in field:
