@@ -196,13 +196,15 @@ def test_what_set_stores(run, node, conf, before, line, after):
     assert conf() == after
 
 
-def test_ct0_is_the_node(run, node):
-    """Its 0.conf is there from the start; what is asked is kept, never applied."""
+def test_ct0_is_the_node(run, node, monkeypatch):
+    """Its 0.conf is there from the start; but for its share of CPU time, what is asked is kept and
+    not applied."""
+    monkeypatch.setattr("vzpy.story.host.set_cpuunits", lambda *_: False)  # no controller
     code, out, err = run("set 0 --cpuunits 1000")
-    assert (code, out) == (1, "") and err.endswith(": cpuunits\n")
-    code, out, err = run("set 0 --cpuunits 1000 --onboot no --save")
+    assert (code, out) == (2, "") and err.endswith(": cpuunits\n")
+    code, out, err = run("set 0 --cpuunits 1000 --numproc 9 --onboot no --save")
     assert (code, out) == (0, f"CT configuration saved to {node.conf}/0.conf\n")
-    assert err == "Warning: not applied on this node: cpuunits\n"
+    assert err == "Warning: not applied on this node: cpuunits, numproc\n"
     with open(f"{node.conf}/0.conf") as file:
         assert 'CPUUNITS="1000"\n' in file.read()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from vzpy import cgroupread, cgroups, cgroupshare
+from vzpy import cgroups, cgroupshare
 from vzpy.events import CpuUnits
 
 TYPE_CHECKING = False
@@ -18,11 +16,12 @@ def set_cpuunits(paths: NodePaths, units: int, report: Report) -> bool:
 
     units  1000 is what one competitor beside each VPS has
     False where the cpu controller is missing. Raises OSError without cgroup2."""
-    node = f"{cgroups.mountpoint()}/{paths.cgroup}"
-    cgroups.mkdir(node)
-    cgroups.enable(os.path.dirname(node))
-    if cgroupread.number(node, "cpu.weight") is None:
+    root = cgroups.mountpoint()
+    if "cpu" not in cgroups.read(root, "cgroup.controllers").split():
         return False
+    node = f"{root}/{paths.cgroup}"
+    cgroups.mkdir(node)
+    cgroups.enable(root)
     cgroupshare.weigh_host(node, units, anew=True)
     cgroupshare.share(node)
     report(CpuUnits(value=units))
