@@ -14,19 +14,6 @@ from vzpy.model import IdRange
 OWN = IdRange(os.getuid())
 
 
-@pytest.fixture
-def tree(tmp_path):
-    (tmp_path / "etc").mkdir()
-    return tmp_path
-
-
-@pytest.fixture
-def root(tree):
-    fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
-    yield fd
-    os.close(fd)
-
-
 def test_hostname_in_every_form(tree, root):
     (tree / "etc/sysconfig").mkdir()
     (tree / "etc/sysconfig/network").write_text("NETWORKING=yes\nHOSTNAME=old\n")

@@ -15,19 +15,6 @@ OWN = IdRange(os.getuid())
 STUB = "../run/systemd/resolve/stub-resolv.conf"
 
 
-@pytest.fixture
-def tree(tmp_path):
-    (tmp_path / "etc/systemd").mkdir(parents=True)
-    return tmp_path
-
-
-@pytest.fixture
-def root(tree):
-    fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
-    yield fd
-    os.close(fd)
-
-
 def test_a_plain_file_keeps_what_is_not_ours(tree, root):
     conf = tree / "etc/resolv.conf"
     conf.write_text("# mine\noptions rotate\nnameserver 9.9.9.9\ndomain old\n")
