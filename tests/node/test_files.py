@@ -14,7 +14,9 @@ from test_dos import ATTACKS
 
 import tools
 from tools import needs, sh
+from vzpy import cgroups, lockcount
 from vzpy.filecount import SPARE
+from vzpy.model import IdRange
 from vzpy.story import counted
 
 pytestmark = needs("BPF LSM")
@@ -105,6 +107,17 @@ def test_one_that_has_all_its_files_can_be_entered(vps, vzctl):
     began = time.monotonic()
     assert vzctl("stop", 101).code == 0
     assert time.monotonic() - began < 10 * tools.PATIENCE
+
+
+def test_the_program_for_locks_loads():
+    """If it does not, the kernel says why."""
+    path = f"{cgroups.mountpoint()}/vz-locks-{os.getpid()}/1"
+    os.makedirs(path)
+    try:
+        lockcount.change(path, IdRange(1 << 30), {"NUMFLOCK": 5})
+        assert lockcount.read(path) == {"NUMFLOCK": (0, 0, 0)}
+    finally:
+        os.removedirs(path)
 
 
 def locked(count: int, give_back: bool = False):
