@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _CGROUP_BPF = "Boot a kernel with CONFIG_CGROUP_BPF"
 _LSM = (
-    "numfile is then only accounted. Boot a kernel with CONFIG_BPF_LSM and CONFIG_DEBUG_INFO_BTF,"
-    " with bpf in the list of lsm= on its command line"
+    "numfile and numflock are then only accounted. Boot a kernel with CONFIG_BPF_LSM and"
+    " CONFIG_DEBUG_INFO_BTF, with bpf in the list of lsm= on its command line"
 )
 _NULL = devices.Rule("c", 1, 3, "none")
 
