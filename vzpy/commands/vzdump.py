@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 
-from vzpy import backup, options
+from vzpy import backup
+from vzpy.commands import archiver
 from vzpy.commands.bar import Bar
-from vzpy.commands.output import Output
 from vzpy.errors import UsageError, VzError
 from vzpy.events import DumpWarned
 from vzpy.node import Node
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vzpy.backup import Job
+    from vzpy.commands.output import Output
 
-FAILED = 255
+FAILED = archiver.FAILED
 OPTIONS = (
     Option("all", help="every VPS"),
     Option("exclude", "number", "all but this one (repeatable)"),
@@ -54,23 +54,7 @@ _USAGE = "Usage: vzdump OPTIONS [--all | CTID...]"
 
 def main(argv: list[str]) -> int:
     """Run `vzdump ARGV...`; returns the exit code."""
-    out = Output()
-    try:
-        pairs, words = options.getopt("vzdump", argv, OPTIONS, FAILED)
-        given: dict[str, list[str]] = {}
-        for _, option, text in pairs:
-            given.setdefault(option.name, []).append(text)
-        if "help" in given:
-            out.line(_USAGE)
-            return 0
-        out.quiet = "quiet" in given
-        return _run(given, words, out)
-    except VzError as err:
-        out.quiet = False
-        out.error(err)
-        if isinstance(err, UsageError):
-            print(_USAGE, file=sys.stderr)
-        return FAILED
+    return archiver.run("vzdump", argv, OPTIONS, _USAGE, _run)
 
 
 def _run(given: dict[str, list[str]], words: list[str], out: Output) -> int:
