@@ -6,7 +6,7 @@ case ${1-} in
 run) packages='python3 python3-venv busybox-static iproute2 nftables' ;;
 test) packages='mmdebstrap mandoc e2fsprogs xfsprogs cpio kmod zstd xz-utils bash-completion shellcheck
 	qemu-system-x86 quota' ;;
-bench) packages='crun runc lxc podman' ;;
+bench) packages='crun runc lxc podman fio' ;;
 *)
 	echo "usage: $0 run|test|bench" >&2
 	exit 2

@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import peers
-from bed import Bed, Failed, Sample, call, median, say
+from bed import Bed, Failed, Sample, call, lacking, median, say
 
 from vzpy import config
 from vzpy.events import silent
@@ -297,7 +297,7 @@ def main() -> None:
     asked = parser.parse_args()
     only = asked.only.split(",")
     if absent := [name for name in _PROGRAMS if not shutil.which(name)]:
-        sys.exit(f"not installed: {', '.join(absent)}")
+        lacking(f"not installed: {', '.join(absent)}")
     process.unshare(process.CLONE_NEWNET)
     everything: dict[str, object] = {"kernel": platform.release()}
     with bridged_lan() as lan, Bed() as bed:
