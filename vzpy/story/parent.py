@@ -14,7 +14,7 @@ from vzpy.events import Warned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vzpy.eventd.client import Daemon
     from vzpy.eventd.wire import Message
@@ -35,10 +35,20 @@ class Caller:
         if self._launcher:
             os.waitpid(self._launcher, 0)
 
-    def launch(self, birth: child.Birth, handed: child.Handed, answer: int) -> None:
+    def launch(
+        self,
+        birth: child.Birth,
+        handed: child.Handed,
+        answer: int,
+        meanwhile: Callable[[], None] | None,
+    ) -> None:
         """Returns when something can be read from the descriptor `answer`: the pid of the task, or
-        why there is none. A launcher is reaped when all is done, and nobody waits for its end."""
+        why there is none. A launcher is reaped when all is done, and nobody waits for its end.
+
+        meanwhile  what can be done while the task is being born; perhaps twice"""
         self._launcher = child.launch(birth, handed)
+        if meanwhile:
+            meanwhile()
 
     def launched(self) -> None:
         """Wait until the task has the limits of its own."""
@@ -79,19 +89,29 @@ class NodeDaemon(Caller):
         if self._master >= 0:
             os.close(self._master)
 
-    def launch(self, birth: child.Birth, handed: child.Handed, answer: int) -> None:
+    def launch(
+        self,
+        birth: child.Birth,
+        handed: child.Handed,
+        answer: int,
+        meanwhile: Callable[[], None] | None,
+    ) -> None:
         from vzpy.eventd.birth import pack
 
         message, fds = pack(birth, handed)
         with _died_in_a_start():
             try:
-                self._ask(message, fds, answer)
+                self._ask(message, fds, answer, meanwhile)
             except (BrokenPipeError, ConnectionResetError):  # it died before it read that
                 self._open_again()
-                self._ask(message, fds, answer)
+                self._ask(message, fds, answer, meanwhile)
 
-    def _ask(self, message: Message, fds: list[int], answer: int) -> None:
+    def _ask(
+        self, message: Message, fds: list[int], answer: int, meanwhile: Callable[[], None] | None
+    ) -> None:
         self.daemon.send(message, fds)
+        if meanwhile:
+            meanwhile()
         self._owes_answer = self.daemon.is_outrun(answer)
         if not self._owes_answer:
             self.daemon.receive()

@@ -176,11 +176,15 @@ def prepared(
     cgroups.remove(cgroup)  # of a VPS whose state was lost
     undo.callback(remove_cgroup, cgroup)
     cgroups.make(cgroup, vps.ids)
+    meanwhile = None
     networked = not manner.bare and any(map(vps.config.own, ("IP_ADDRESS", "NETIF", "NETDEV")))
     if networked:
         from vzpy.story import networds
 
         networds.tell(vps, report)
+        wiring = networds.Meanwhile(vps)
+        undo.callback(wiring.close)
+        meanwhile = wiring.load
     _step("limits", report)
     granted = lambda: devices.before_birth(vps, cgroup, report)  # noqa: E731
     not_applied += limits.before_birth(vps, cgroup, report, granted)
@@ -194,13 +198,8 @@ def prepared(
     birth, handed = prepare(
         vps, cgroup, talk, keeper.by_daemon, manner.setup, device, table if keeper.by_daemon else ""
     )
-    keeper.launch(birth, handed, talk.ours.fileno())
+    keeper.launch(birth, handed, talk.ours.fileno(), meanwhile)
     talk.handed_over()
-    if networked:  # while the daemon clones
-        from vzpy.story import net
-
-        wiring = net.Prepared(vps)
-        undo.callback(wiring.close)
     pid = int(talk.ours.expect(PID)[0])
     if not keeper.by_daemon:
         undo.callback(enter.reap, pid)
@@ -215,7 +214,9 @@ def prepared(
     not_applied += limits.inside(vps.config, facts)
     state.name_netns(node.paths, facts)
     if networked:
-        net.wire(vps, facts, report, undo, wiring)
+        from vzpy.story import net
+
+        net.wire(vps, facts, report, undo, wiring.made())
         if vps.config.value("RATE"):
             from vzpy.story import shape
 
