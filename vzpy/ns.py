@@ -182,7 +182,7 @@ def as_by_default(pid: int, rlimits: tuple[tuple[int, int], ...]) -> None:
     our own) as far as the host's rights go: CAP_SYS_RESOURCE and CAP_SYS_NICE.
 
     rlimits  (resource, value) instead of the defaults"""
-    for limit, soft, hard in (*_RLIMITS, *((which, value, value) for which, value in rlimits)):
+    for limit, soft, hard in (*RLIMITS, *((which, value, value) for which, value in rlimits)):
         _set_rlimit(pid, limit, soft, hard)
     for reset in (_plain_scheduler, _nice_0, _oom_score_0):
         try:
@@ -193,7 +193,7 @@ def as_by_default(pid: int, rlimits: tuple[tuple[int, int], ...]) -> None:
 
 _INFINITY = p.RLIM_INFINITY
 MEMLOCK, SIGPENDING, DATA = p.RLIMIT_MEMLOCK, p.RLIMIT_SIGPENDING, p.RLIMIT_DATA
-_RLIMITS = (
+RLIMITS = (
     # limit, soft, hard
     (p.RLIMIT_NOFILE, 1024, 524288),
     (p.RLIMIT_CORE, 0, _INFINITY),

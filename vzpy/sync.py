@@ -31,6 +31,8 @@ import _socket
 import os
 
 from vzpy.errors import VzError
+from vzpy.kernel.program import FAILED as FAILED
+from vzpy.tasks import BORN as BORN
 
 PID = b"PID"
 MAPPED = b"MAPPED"
@@ -51,6 +53,12 @@ class ChildError(OSError):
     """The OSError of a child, with the step it was at."""
 
     step = ""
+
+    @classmethod
+    def of(cls, number: int, step: str, path: bytes) -> ChildError:
+        err = cls(number, os.strerror(number), os.fsdecode(path) or None)
+        err.step = step
+        return err
 
 
 class Channel:
@@ -105,6 +113,8 @@ class Channel:
         for level, kind, data in rights:
             if level == _socket.SOL_SOCKET and kind == _SCM_RIGHTS:
                 fd = int.from_bytes(data[:4], "little")
+        if packet[:8] in (BORN, FAILED):  # of a program: numbers follow
+            return packet[:8], [packet], fd
         word, *fields = packet.split(b"\0")
         if word == ERROR:
             step, number, path, text = (f.decode(errors="replace") for f in fields)

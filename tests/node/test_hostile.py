@@ -408,13 +408,14 @@ class TestGuest:
 
     def test_a_program_frozen_before_it_is_one(self, up, monkeypatch):
         monkeypatch.setattr(enter, "_LAUNCH_TIMEOUT", 0.5)
-        real = enter.ns.launch
+        real = enter.Program.start
 
-        def frozen(entry, tell, task):
-            Path(f"/proc/self/fd/{entry.cgroup}", "cgroup.freeze").write_text("1")
-            return real(entry, tell, task)
+        def frozen(calls, keep, name):
+            leaf = keep[2]
+            Path(f"/proc/self/fd/{leaf}", "cgroup.freeze").write_text("1")
+            return real(calls, keep, name)
 
-        monkeypatch.setattr(enter.ns, "launch", frozen)
+        monkeypatch.setattr(enter.Program, "start", frozen)
         begun = time.monotonic()
         with pytest.raises(VzError) as caught:
             up.exec(["true"])

@@ -34,9 +34,14 @@ def limit(bounding: int) -> None:
             except OSError:
                 break  # beyond the kernel's last capability
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    low, high = bounding & 0xFFFFFFFF, bounding >> 32 & (1 << len(NAMES) - 32) - 1
+    low, high = halves(bounding)
     header = struct.pack("=Ii", _VERSION_3, 0)
     syscall(NR_capset, header, struct.pack("=6I", low, low, 0, high, high, 0))
+
+
+def halves(bounding: int) -> tuple[int, int]:
+    """What capset(2) takes: the low 32 capabilities, and the others that we know."""
+    return bounding & 0xFFFFFFFF, bounding >> 32 & (1 << len(NAMES) - 32) - 1
 
 
 def bounding_of(pid: int) -> int:

@@ -18,14 +18,14 @@ import select
 import stat
 import time
 
-from vzpy import cgroupread, cgroups, ns, syscalls
+from vzpy import cgroupread, cgroups, ns, syscalls, tasks
 from vzpy.errors import Exit, NotRunning, UsageError, VzError
 from vzpy.fault import fault
-from vzpy.kernel import caps, process, seccomp
-from vzpy.kernel.pty import pty_number, take
+from vzpy.kernel import caps, process
+from vzpy.kernel.program import Program
 from vzpy.model import Facts, IdRange
 from vzpy.record import record
-from vzpy.sync import CONSOLE, LISTENER, PID, Channel, ChildError
+from vzpy.sync import BORN, CONSOLE, FAILED, LISTENER, Channel, ChildError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _FULL = (11, 23)  # EAGAIN: of tasks, of cgroups; ENFILE: of files
 
 
 @record
-class Program:
+class Command:
     """What runs inside: candidates are tried in order, each a path and its argv.
 
     stdio  three descriptors; with pty the task makes one inside and ignores them
@@ -111,7 +111,7 @@ class Task:
 
 def spawn(
     facts: Facts,
-    what: Program,
+    what: Command,
     filter_cache: str | None = None,
     timeout: float | None = None,
 ) -> Task:
@@ -140,7 +140,7 @@ def _is_short_of_files(cgroup: str) -> bool:
 
 def _spawn(
     facts: Facts,
-    what: Program,
+    what: Command,
     filter_cache: str | None,
     timeout: float | None,
     leaf_of: Callable[[str, IdRange], str],
@@ -155,6 +155,7 @@ def _spawn(
     leaf_fd = -1
     leaf = ""
     launcher = pid = 0
+    calls: Program | None = None
     handover = syscalls.quota_handover() if facts.broker else b""
     try:
         fault("exec-leaf")
@@ -162,17 +163,15 @@ def _spawn(
         leaf = leaf_of(facts.cgroup, IdRange(facts.base, facts.count))
         leaf_fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         filters = syscalls.programs(filter_cache, facts.netfilter)
-        keep = [theirs.fileno(), *(fd for fd in what.stdio if fd > 2)]
         rlimits = ns.bounds_of(facts.pid)
-        entry = ns.Entry(tuple(keep), leaf_fd, pidfd=init, rlimits=ns.early(rlimits))
-        fault("exec-launch")
-        launcher = ns.launch(
-            entry,
-            theirs.tell,
-            lambda: _inside(what, init, bounding, rlimits, filters, handover, theirs),
+        calls = _program(
+            what, theirs.fileno(), init, leaf_fd, rlimits, filters, handover, bounding
         )
+        fault("exec-launch")
+        keep = [theirs.fileno(), init, leaf_fd, *(fd for fd in what.stdio if fd > 2)]
+        launcher = calls.start(keep, "vz-enter")
         theirs.close()
-        pid, master, failure = _hear_out(ours, deadline, facts)
+        pid, master, failure = _hear_out(ours, deadline, calls, facts)
         fault("exec-ready")
         if failure or not pid:
             raise NotRunning if not _lives(init) else failure or NotRunning
@@ -183,7 +182,7 @@ def _spawn(
         theirs.close()
         if leaf:
             cgroups.kill(leaf)
-        if pid := pid or _hear_out(ours, time.monotonic() + 1)[0]:
+        if calls and (pid := pid or _hear_out(ours, time.monotonic() + 1, calls)[0]):
             reap(pid)
         if leaf:
             cgroups.remove_leaf(leaf)
@@ -203,7 +202,7 @@ def _lives(pidfd: int) -> bool:
 
 
 def _hear_out(
-    ours: Channel, deadline: float, facts: Facts | None = None
+    ours: Channel, deadline: float, calls: Program, facts: Facts | None = None
 ) -> tuple[int, int, OSError | VzError | None]:
     """All that launcher and task say, in whatever order, until the task has been executed or is
     gone: its pid, the master of its pty, what failed."""
@@ -215,13 +214,11 @@ def _hear_out(
         if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
             late = VzError("Execution timeout expired", Exit.EXEC_TIMEOUT, step="exec-launch")
             return pid, master, late
-        try:
-            word, fields, fd = ours.receive()
-        except ChildError as err:
-            failure = err
-            continue
-        if word == PID:
-            pid = int(fields[0])
+        word, fields, fd = ours.receive()
+        if word == BORN:
+            pid = int.from_bytes(fields[0][8:], "little")
+        elif word == FAILED:
+            failure = ChildError.of(*calls.failure(fields[0]))
         elif word == CONSOLE:
             master = fd if _is_pty(fd) else -1
         elif word == LISTENER:
@@ -266,48 +263,40 @@ def reap(pid: int) -> None:
         pass
 
 
-def _inside(
-    what: Program, init: int, bounding: int, rlimits: tuple[tuple[int, int], ...],
-    filters: tuple[bytes, ...], handover: bytes, channel: Channel,
-) -> None:
-    """The life of the task (see the drawing above). Returns only when it failed."""
-    step = "exec-enter"
-    try:
-        ns.poison_imports()
-        process.setns(init, ns.EIGHT & ~process.CLONE_NEWPID)
-        ns.become_root()
-        os.chdir("/")
-        ns.clean_process(keep=[channel.fileno(), *what.stdio])
-        stdio = what.stdio
-        if what.pty:
-            step = "exec-pty"
-            stdio = _own_pty(channel)
-        for target, fd in enumerate(stdio):
-            os.dup2(fd, target)
-        if what.owns:
-            take(0)
-        process.close_all_but([channel.fileno()])
-        for program_ in filters:
-            seccomp.load(program_)
-        if handover:
-            seccomp.hand_over(handover, lambda fd: channel.send(LISTENER, fd=fd))
-        caps.limit(bounding)
-        ns.bound_data(rlimits)
-        step = "exec"
-        for path, argv in what.candidates:
-            ns.try_execve(path, list(argv), dict(what.env))
-        raise OSError(2, os.strerror(2), os.fsdecode(what.candidates[-1][0]))
-    except OSError as err:
-        channel.fail(step, err)
-
-
-def _own_pty(channel: Channel) -> tuple[int, int, int]:
-    """A pty from the VPS's devpts: its slave is our terminal, its master goes to the tool.
-
-    The guest may have put anything at that path: the tool checks what it gets."""
-    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    number = pty_number(master)
-    slave = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_CLOEXEC)  # and controlling terminal
-    channel.send(CONSOLE, fd=master)
-    os.close(master)
-    return (slave, slave, slave)
+def _program(
+    what: Command, tell: int, init: int, cgroup: int, rlimits: tuple[tuple[int, int], ...],
+    filters: tuple[bytes, ...], handover: bytes, bounding: int,
+) -> Program:
+    """The life of the launcher and of the task (see the drawing above)."""
+    calls = Program(tell)
+    free = max(tell, init, cgroup, *what.stdio) + 1  # two descriptors that are not in use
+    calls.step = "exec-launch"
+    calls.call("setns", init, process.CLONE_NEWPID)
+    tasks.clone(calls, tell, 0, cgroup)
+    calls.step = "exec-enter"
+    tasks.close_all_but(calls, [tell, init, *what.stdio])
+    tasks.switch_on(calls)
+    bounds = (*ns.RLIMITS, *((which, value, value) for which, value in rlimits))
+    tasks.limit(calls, bounds)
+    tasks.forget_oom_score(calls, free)
+    calls.call("setns", init, ns.EIGHT & ~process.CLONE_NEWPID)
+    tasks.become_root(calls)
+    calls.call("chdir", b"/")
+    tasks.new_session(calls)
+    tasks.close_all_but(calls, [tell, *what.stdio])
+    if what.pty:
+        calls.step = "exec-pty"
+        tasks.own_pty(calls, tell, CONSOLE, free)
+    else:
+        tasks.stdio(calls, what.stdio)
+    if what.pty or what.owns:
+        tasks.take_terminal(calls)
+    tasks.close_all_but(calls, [tell])
+    tasks.filter_calls(calls, filters)
+    if handover:
+        tasks.broker(calls, handover, tell, LISTENER, free)
+        tasks.close_all_but(calls, [tell])
+    tasks.limit_capabilities(calls, bounding)
+    calls.step = "exec"
+    tasks.execute(calls, what.candidates, what.env)
+    return calls

@@ -48,7 +48,7 @@ def run(
     try:
         task = enter.spawn(
             facts,
-            enter.Program(
+            enter.Command(
                 candidates, tuple((env or enter.EXEC_ENV).items()), stdio=pipes.inside()
             ),
             filter_cache,

@@ -68,13 +68,13 @@ def _shell(facts: Facts) -> enter.Task:
     has no name."""
     env = tuple(environment(os.environ.get("TERM")).items())
     try:
-        return enter.spawn(facts, enter.Program(login_shell(), env, pty=True))
+        return enter.spawn(facts, enter.Command(login_shell(), env, pty=True))
     except OSError as err:
         if err.errno != ENOSPC:
             raise
     master, slave = os.openpty()
     try:
-        task = enter.spawn(facts, enter.Program(login_shell(), env, (slave,) * 3, owns=True))
+        task = enter.spawn(facts, enter.Command(login_shell(), env, (slave,) * 3, owns=True))
         task.master = master
         return task
     except BaseException:

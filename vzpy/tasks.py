@@ -1,0 +1,198 @@
+"""What a task of a VPS does between clone and exec, as calls of a program (kernel/program.py).
+
+Each function adds calls; their order is the caller's. Host values are looked up here, before."""
+
+from __future__ import annotations
+
+import os
+
+from vzpy.kernel import caps
+from vzpy.kernel import process as p
+from vzpy.kernel.proc import slurp
+from vzpy.kernel.program import Place, Program
+
+BORN = b"BORN\0\0\0\0"
+_AT_FDCWD = -100
+_O_PLAIN = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+_MSG_NOSIGNAL, _SOL_SOCKET, _SCM_RIGHTS = 0x4000, 1, 1
+_F_SETFD, _FD_CLOEXEC = 2, 1
+_BY_SPAWN = 3 << 31  # glibc's posix_spawn(3) ignores its own signals 32 and 33
+_SIG_SETMASK, _SIGSET_SIZE = 2, 8
+_JOIN_SESSION_KEYRING = 1
+_IOPRIO_WHO_PROCESS = 1
+_TIOCSPTLCK, _TIOCGPTPEER, _TIOCSCTTY = 0x40045431, 0x5441, 0x540E
+_SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3
+_INSTRUCTION = 8
+_CAPABILITY_VERSION_3 = 0x20080522
+_LAST_CPU_WORD = (1 << 64) - 1
+
+
+def clone(calls: Program, tell: int, flags: int, cgroup: int) -> None:
+    """clone3(2) into a cgroup; its pid is told (BORN), and this process ends. What follows is the
+    task's, a child of who started the program."""
+    born = calls.data(BORN + bytes(8))
+    arguments = calls.words(
+        flags | p.CLONE_PARENT | p.CLONE_INTO_CGROUP, 0, 0, 0, 0, 0, 0, 0, 0, 0, cgroup
+    )
+    calls.call("clone3", arguments, 88, result=Place(born.offset + 8), zero="task")
+    calls.call("sendto", tell, born, 16, _MSG_NOSIGNAL, 0, 0)
+    calls.call("exit_group", 0)
+    calls.label("task")
+    calls.call("prctl", p.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    calls.call("fcntl", tell, _F_SETFD, _FD_CLOEXEC)
+
+
+def close_all_but(calls: Program, keep: list[int]) -> None:
+    """Every descriptor above 2 that is not in `keep`."""
+    first = 3
+    for fd in sorted({fd for fd in keep if fd >= 3}):
+        if fd > first:
+            calls.call("close_range", first, fd - 1, 0)
+        first = fd + 1
+    calls.call("close_range", first, 0xFFFFFFFF, 0)
+
+
+def switch_on(calls: Program) -> None:
+    """The task as if the machine had just been switched on: signals, umask, priorities, CPUs."""
+    ignored = int(slurp("/proc/self/status").partition(b"\nSigIgn:\t")[2][:16], 16)
+    ignored |= _BY_SPAWN
+    by_default = calls.data(bytes(32))  # struct sigaction of the kernel
+    for signal in range(1, 65):
+        if ignored >> signal - 1 & 1:
+            calls.call("rt_sigaction", signal, by_default, 0, _SIGSET_SIZE)
+    calls.call("umask", 0o022)
+    calls.may_fail("ioprio_set", _IOPRIO_WHO_PROCESS, 0, 0)
+    calls.may_fail("personality", 0)
+    full, rest = divmod(os.cpu_count() or 1, 64)
+    cpus = calls.words(*[_LAST_CPU_WORD] * full, (1 << rest) - 1)
+    calls.call("sched_setaffinity", 0, 8 * (full + 1), cpus)
+
+
+def limit(calls: Program, rlimits: tuple[tuple[int, int, int], ...]) -> None:
+    """(resource, soft, hard), as near to it as a hard limit allows that we have no right to raise;
+    niceness, scheduler and OOM score of a kernel's first process, as far as we may."""
+    for number, (which, soft, hard) in enumerate(rlimits):
+        now = p.prlimit(0, which)[1]
+        at_most = soft if 0 <= soft <= now or now == p.RLIM_INFINITY else now
+        done = f"limit {number}"
+        calls.call("prlimit64", 0, which, calls.words(soft, hard), 0, zero=done, error="")
+        calls.call("prlimit64", 0, which, calls.words(at_most, now), 0)
+        calls.label(done)
+    calls.may_fail("sched_setscheduler", 0, os.SCHED_OTHER, calls.words(0))
+    calls.may_fail("setpriority", os.PRIO_PROCESS, 0, 0)
+
+
+def forget_oom_score(calls: Program, free: int) -> None:
+    """While /proc is the host's. free  a descriptor that is not in use, and stays open"""
+    flags = os.O_WRONLY | os.O_CLOEXEC
+    calls.call(
+        "openat", _AT_FDCWD, b"/proc/self/oom_score_adj", flags, 0, result=0, error="no score"
+    )
+    calls.call("dup3", 0, free, os.O_CLOEXEC)
+    calls.may_fail("write", free, b"0", 1)
+    calls.label("no score")
+
+
+def become_root(calls: Program) -> None:
+    """uid and gid 0 of the user namespace just made or entered, no supplementary groups."""
+    calls.call("setresgid", 0, 0, 0)
+    calls.call("setgroups", 0, 0)
+    calls.call("setresuid", 0, 0, 0)
+
+
+def hand_over(calls: Program, tell: int, word: bytes, fd: int) -> None:
+    """Say a word, with a descriptor beside it (unix(7), SCM_RIGHTS)."""
+    control = calls.words(20, _SOL_SOCKET | _SCM_RIGHTS << 32, fd)
+    message = calls.words(0, 0, calls.words(word, len(word)), 1, control, 24, 0)
+    calls.call("sendmsg", tell, message, _MSG_NOSIGNAL)
+
+
+def own_pty(calls: Program, tell: int, word: bytes, free: int) -> None:
+    """A pty from the VPS's devpts becomes 0, 1 and 2; its master goes to the other end.
+
+    The guest may have put anything at that path: who gets it has to look.
+    free  with the next one a descriptor that is not in use, and stays open"""
+    master, slave = free, free + 1
+    path = b"/dev/pts/ptmx"
+    calls.call("openat", _AT_FDCWD, path, _O_PLAIN, 0, result=0, about=path)
+    calls.call("dup3", 0, master, os.O_CLOEXEC)
+    calls.call("ioctl", master, _TIOCSPTLCK, calls.words(0), about=path)
+    calls.call("ioctl", master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY, result=0, about=path)
+    calls.call("dup3", 0, slave, os.O_CLOEXEC)
+    hand_over(calls, tell, word, master)
+    stdio(calls, (slave, slave, slave))
+
+
+def stdio(calls: Program, fds: tuple[int, int, int]) -> None:
+    for target, fd in enumerate(fds):
+        if fd != target:
+            calls.call("dup3", fd, target, 0)
+
+
+def take_terminal(calls: Program) -> None:
+    """0 becomes the controlling terminal of the session that the task leads."""
+    calls.call("ioctl", 0, _TIOCSCTTY, 0)
+
+
+def new_session(calls: Program) -> None:
+    """No keys and no terminal of the caller."""
+    calls.may_fail("keyctl", _JOIN_SESSION_KEYRING, 0)  # a kernel without keys
+    calls.call("setsid")
+
+
+def filter_calls(calls: Program, programs: tuple[bytes, ...]) -> None:
+    """Needs CAP_SYS_ADMIN in the user namespace: no_new_privs stays off, setuid programs work."""
+    for program in programs:
+        calls.call("seccomp", _SET_MODE_FILTER, 0, _sock_fprog(calls, program))
+
+
+def broker(calls: Program, program: bytes, tell: int, word: bytes, free: int) -> None:
+    """A filter that hands calls over, and who hears them given away: a task must not keep its own.
+
+    free  a descriptor that is not in use, and stays open"""
+    fprog = _sock_fprog(calls, program)
+    calls.call("seccomp", _SET_MODE_FILTER, _NEW_LISTENER, fprog, result=0)
+    calls.call("dup3", 0, free, os.O_CLOEXEC)
+    hand_over(calls, tell, word, free)
+
+
+def _sock_fprog(calls: Program, program: bytes) -> Place:
+    return calls.words(len(program) // _INSTRUCTION, program)
+
+
+def limit_capabilities(calls: Program, bounding: int) -> None:
+    """See caps.limit()."""
+    for number in range(64):
+        if not bounding >> number & 1:
+            known = number < len(caps.NAMES)
+            calls.call(
+                "prctl", p.PR_CAPBSET_DROP, number, 0, 0, 0, error="failed" if known else ""
+            )
+    calls.call("prctl", p.PR_CAP_AMBIENT, p.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    low, high = caps.halves(bounding)
+    # struct __user_cap_data_struct twice: effective, permitted, inheritable
+    sets = calls.words(low | low << 32, high << 32, high)
+    calls.call("capset", calls.words(_CAPABILITY_VERSION_3), sets)
+
+
+def execute(
+    calls: Program,
+    candidates: tuple[tuple[bytes, tuple[bytes, ...]], ...],
+    env: tuple[tuple[bytes, bytes], ...],
+) -> None:
+    """No signal blocked any more, then the first candidate that exists: path and argv.
+
+    Raises OSError EINVAL for words that no program can be given."""
+    words = [word for path, argv in candidates for word in (path, *argv)]
+    pairs = [b"%b=%b" % pair for pair in env]
+    is_empty = not all(argv[0] for _, argv in candidates)
+    if is_empty or any(b"\0" in word for word in (*words, *pairs)):
+        raise OSError(22, "no word may be empty or hold a NUL", os.fsdecode(candidates[-1][0]))
+    calls.call("rt_sigprocmask", _SIG_SETMASK, calls.words(0), 0, _SIGSET_SIZE)
+    environment = calls.pointers(pairs)
+    for path, argv in candidates:
+        missing = f"no {os.fsdecode(path)}"
+        if path != candidates[-1][0]:
+            calls.call("faccessat", _AT_FDCWD, path, os.F_OK, error=missing)
+        calls.call("execve", path, calls.pointers(list(argv)), environment, about=path)
+        calls.label(missing)
