@@ -177,7 +177,10 @@ def main(argv: list[str]) -> int:
     if option == "--settle":
         return worker.main(argv[1:])
     if option == "--stop":
-        return 0 if client.stop(paths) else 3
+        if client.stop(paths):
+            return 0
+        print("vzeventd is not running", file=sys.stderr)
+        return 3
     if option == "--status":
         return _status(paths)
     if option == "--replace":
