@@ -126,11 +126,11 @@ def stop(paths: NodePaths, keep: bool = False) -> bool:
     keep  leave vz-fdkeep alone, for the next daemon"""
     try:
         daemon = Daemon.open(paths, start=False)
+        gone = os.pidfd_open(daemon.pid)
     except OSError:
         found = False
     else:
         found = True
-        gone = os.pidfd_open(daemon.pid)
         try:
             daemon.request({"op": "stop"})
             select.select([gone], [], [], _TIMEOUT)
