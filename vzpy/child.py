@@ -78,14 +78,17 @@ def launch(birth: Birth, handed: Handed) -> int:
     )
     # Made here, where the pages of the interpreter need not be copied for it.
     plan = rootfs.plan(birth.seen)
-    keep_table: Callable[[str], _socket.socket] | None = None
+    make_table: Callable[[], _socket.socket] | None = None
     if birth.table:
-        from vzpy.netfilter import keep_table
+        from vzpy import netfilter
+
+        asked = netfilter.transaction(birth.table)
+        make_table = lambda: netfilter.keep_table(asked)  # noqa: E731
     try:
         return ns.launch(
             entry,
             channel.tell,
-            lambda: run(birth, channel, handed, plan, keep_table),
+            lambda: run(birth, channel, handed, plan, make_table),
         )
     finally:
         channel.close()
@@ -100,7 +103,7 @@ def run(
     channel: Channel,
     handed: Handed,
     plan: list[Place | Make],
-    keep_table: Callable[[str], _socket.socket] | None,
+    make_table: Callable[[], _socket.socket] | None,
 ) -> None:
     """The life of the first task until it becomes init. Returns only when it failed, having said
     why."""
@@ -111,7 +114,7 @@ def run(
             ns.poison_imports()
             fault(step)
             _loopback_up()
-            table = keep_table(birth.table) if keep_table else None
+            table = make_table() if make_table else None
         except OSError as err:
             failure = err
         # Until then the parent, who writes the id maps meanwhile, hears nothing but the pid.

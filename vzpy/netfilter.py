@@ -93,22 +93,23 @@ _CHAINS = {
     STATELESS: ((("prerouting", 0), ("output", 3)), _RAW),
     STATEFUL: ((("input", 1), ("postrouting", 4)), _LAST),
 }
+_ANSWERS = 1 + 2 * 2  # to a table and two chains with a rule each
 _CT_STATUS, _IPS_NAT = 2, 0x10 | 0x20  # IPS_SRC_NAT, IPS_DST_NAT
 _REG, _NOT_EQUAL, _DROP = 1, 1, 0
 
 
-def keep_table(level: str) -> _socket.socket:
-    """Make the table of a level (TABLES) in the network namespace of the caller; it lasts as long
-    as the socket.
+def keep_table(asked: bytes) -> _socket.socket:
+    """Make a table in the network namespace of the caller; it lasts as long as the socket.
 
+    asked  transaction()
     Raises OSError: EOPNOTSUPP where the kernel has no nftables, or none with owners."""
     s = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC,
                        _NETLINK_NETFILTER)  # fmt: skip
     try:
         s.bind((0, 0))
-        s.sendall(transaction(level))
+        s.sendall(asked)
         answered = 0
-        while answered < 1 + 2 * len(_CHAINS[level][0]):
+        while answered < _ANSWERS:
             packet, at = s.recv(65536), 0
             while at < len(packet):
                 length, kind, _, _, _ = struct.unpack_from("=IHHII", packet, at)
@@ -125,6 +126,7 @@ def keep_table(level: str) -> _socket.socket:
 
 
 def transaction(level: str) -> bytes:
+    """The table of a level (TABLES), for keep_table()."""
     hooks, priority = _CHAINS[level]
     expressions = _notrack() if level == STATELESS else _drop_translated()
     table = attr(1, TABLES[level])
