@@ -3,6 +3,7 @@ that sees all they say (wire.py)."""
 
 from __future__ import annotations
 
+import errno
 import socket
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from wire import V4, V6, inner, ping
 
 import tools
-from vzpy import config, dad
+from vzpy import antispoof, config, dad
 from vzpy.errors import VzError
 from vzpy.node import Node
 from vzpy.story import net
@@ -304,6 +305,21 @@ def test_a_start_that_is_cut(lan, vps, vzctl, setting):
             tools.wait_for(lambda: vps.settle() is None and not vps.status.running, 10)
             assert traces(lan) == [], step
     assert vzctl("start", 101).code == 0 and ping(lan.neighbour, V4) == 2
+
+
+def test_a_filter_that_the_kernel_refuses(lan, vps, monkeypatch):
+    """It is loaded while the first task is being born, which is taken back."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    vps.set(ipadd=[V4])
+    with monkeypatch.context() as patched, pytest.raises(VzError, match="not permitted") as no:
+        patched.setattr(antispoof.Guard, "__init__", refuse)
+        vps.start()
+    assert no.value.code == 34 and not vps.status.running and traces(lan) == []
+    vps.start()
+    assert ping(lan.neighbour, V4) == 2
 
 
 def test_a_change_that_is_cut(lan, running, vzctl, setting):

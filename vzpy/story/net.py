@@ -48,6 +48,7 @@ class Prepared:
             self.around = Neighbourhood.look(self.host)
             self.guard = venet.guard(vps.ctid, self.addresses)
         except OSError as err:
+            self.close()
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
 
     def close(self) -> None:
