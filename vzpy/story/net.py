@@ -126,11 +126,14 @@ def live(change: Change, report: Report) -> list[str]:
 
 def _ends(vps: VPS, facts: Facts, host: Socket | None = None) -> Ends:
     name = venet.host_end(vps.node.paths.cgroup, vps.ctid)
+    netns = -1
     try:
         netns = os.open(f"/proc/{facts.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        return Ends(name, vps.ctid, netns, host)
     except OSError as err:  # it has ended this moment
+        if netns >= 0:
+            os.close(netns)
         raise VzError.of("Unable to reach its network", err, Exit.CANT_ADDIP) from err
-    return Ends(name, vps.ctid, netns, host)
 
 
 # Addresses
