@@ -4,6 +4,7 @@ node      a Node in folders of its own, with the embedded template at hand
 vps       number 101 of it, created
 cli       runs a tool of the checkout as a process: cli("vzctl", "start", 101)
 vzctl     the same for vzctl: vzctl("start", 101)
+up, run   one that runs for all tests of a file, and vzctl for it
 make_node makes more nodes
 parent    "daemon", "caller": runs the test twice, with the node daemon and without
 After every test everything that a VPS is made of has to be gone again."""
@@ -223,5 +224,25 @@ def cli(node):
 def vzctl(cli):
     def run(*words, **kw) -> tools.Ran:
         return cli("vzctl", *words, **kw)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def up(bed):
+    """A running VPS for all tests of a file that only look."""
+    node = bed.node()
+    vps = node.create(101)
+    vps.start()
+    yield vps
+    bed.clear(node)
+
+
+@pytest.fixture
+def run(up):
+    """vzctl for that one: run("exec", 101, "true")."""
+
+    def run(*words, **kw) -> tools.Ran:
+        return tools.run_tool(up.node, ("vzctl", *words), **kw)
 
     return run

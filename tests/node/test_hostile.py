@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_exec import Terminal
+from terminal import Terminal
 
 import tools
 from tools import plant, sh
