@@ -48,7 +48,7 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(VENV)/bin/pytest tests/unit tests/test_floors.py tests/test_linters.py \
-		tests/node/test_lifecycle.py tests/node/test_inside.py tests/node/test_exec.py \
+		tests/node/test_lifecycle.py tests/node/test_inside.py tests/node/test_exec.py tests/node/test_enter.py \
 		-m 'not slow and not network'
 
 test-vm: $(READY)
