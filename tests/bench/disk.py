@@ -16,14 +16,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bed import Bed, Failed, Sample, call, lacking, median, say
 
-from vzpy import template
+from vzpy import nodesetup, template
 from vzpy.events import silent
-from vzpy.kernel import loop, process
+from vzpy.kernel import loop, mount, process
+from vzpy.model import NodePaths
 
 CHUNK = 1 << 20
 # What a layout is to reach of the host's own figures.
@@ -187,18 +189,78 @@ def life(bed: Bed, name: str, tarball: Path, args: argparse.Namespace) -> dict[s
         if turn:  # the first is to warm up
             for what, sample in samples.items():
                 taken.setdefault(what, []).append(sample)
-    report = {}
-    say(f"{'ms':26}{'median':>10}{'min':>10}{'cpu':>10}")
-    for what, all_of_it in taken.items():
-        walls = [sample.wall for sample in all_of_it]
-        used = median(sample.cpu for sample in all_of_it)
-        say(f"{what:26}{median(walls):10.1f}{min(walls):10.1f}{used:10.1f}")
-        report[what] = median(walls)
+    report = _table(taken)
     if podman:
         for what in ("vzctl create overlay", "library create overlay"):
             ratio = report[what] / report["podman create"]
             say(f"{what} / podman create: {ratio:.2f}  [to reach 0.2]")
     return {"ms": report}
+
+
+# Sectors are those of the loop device.
+MKFS = {"xfs": ("mkfs.xfs", "-q", "-s", f"size={loop.BLOCK}"), "btrfs": ("mkfs.btrfs", "-q")}
+
+
+def reflinks(bed: Bed, tarball: Path, args: argparse.Namespace) -> dict[str, float]:
+    """create and destroy of a simfs where a copy shares its blocks, on file systems in a file."""
+    taken: dict[str, list[Sample]] = {}
+    for kind, (program, *_) in MKFS.items():
+        if not shutil.which(program):
+            say(f"{kind} is left out: there is no {program}")
+            continue
+        with _other_node(bed, kind, tarball) as env:
+            before, bed.env = bed.env, env
+            vzctl = bed.tool("vzctl")
+            words = [vzctl, "create", "201", "--ostemplate", "debian-12", "--layout", "simfs"]
+            for turn in range(args.rounds + 1):
+                samples = {
+                    f"vzctl create simfs, {kind}": bed.command(words),
+                    f"vzctl destroy, {kind}": bed.command([vzctl, "destroy", "201"]),
+                }
+                if turn:  # the first unpacks the template
+                    for what, sample in samples.items():
+                        taken.setdefault(what, []).append(sample)
+            bed.env = before
+    return _table(taken)
+
+
+@contextmanager
+def _other_node(bed: Bed, kind: str, tarball: Path) -> Iterator[dict[str, str]]:
+    """A node all of whose files lie on a file system of that kind: the environment of its tools."""
+    top, path = f"{bed.folder}/{kind}", f"{bed.folder}/{kind}.img"
+    os.mkdir(top)
+    with open(path, "xb") as file:
+        file.truncate(8 << 30)
+    bed.command([*MKFS[kind], path])
+    file_fd = loop.lock(path)
+    device = loop.attach(file_fd)
+    os.close(file_fd)
+    mount.mount(loop.path_of(device), top, kind, 0)
+    try:
+        paths = NodePaths.of(f"{top}/etc", f"{top}/run")
+        nodesetup.setup(paths, f"{top}/vz")
+        cache = f"{top}/vz/template/cache"
+        os.makedirs(cache, exist_ok=True)
+        os.symlink(tarball, f"{cache}/{tarball.name}")
+        yield {**bed.env, "VZ_ETC": paths.etc, "VZ_RUN": paths.run}
+        end = time.monotonic() + 30  # the remover of private areas works in the background
+        while os.listdir(f"{top}/vztmp") != ["rm.lck"] and time.monotonic() < end:
+            time.sleep(0.1)
+    finally:
+        mount.umount2(top, mount.MNT_DETACH)
+        os.close(device)
+        os.unlink(path)
+
+
+def _table(taken: dict[str, list[Sample]]) -> dict[str, float]:
+    report = {}
+    say(f"{'ms':28}{'median':>10}{'min':>10}{'cpu':>10}")
+    for what, all_of_it in taken.items():
+        walls = [sample.wall for sample in all_of_it]
+        used = median(sample.cpu for sample in all_of_it)
+        say(f"{what:28}{median(walls):10.1f}{min(walls):10.1f}{used:10.1f}")
+        report[what] = median(walls)
+    return report
 
 
 class Podman:
@@ -240,6 +302,7 @@ def main() -> int:
             template.ensure_tree(store, name, silent)
             if args.only != "io":
                 report["life"] = life(bed, name, tarball, args)
+                report["reflinks"] = reflinks(bed, tarball, args)
             if args.only != "life":
                 report["io"] = input_output(bed, name, args)
     except Failed as err:
