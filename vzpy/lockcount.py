@@ -94,17 +94,7 @@ def lock_program(kernel: Mapping[str, int], ids: IdRange, counters: int, limits:
     code.exit(1)
 
     code.label("look")
-    code.set(R2, "=", 0)
-    for offset in (_NODE, _CPU, _FOUND):
-        code.store(R10, offset - _STATE, R2)
-    code.store(R10, _LIMIT - _STATE, R6)
-    code.set(R1, "=", _MOST)
-    code.function(R2, "one")
-    code.set_to(R3, "=", R10)
-    code.set(R3, "+", -_STATE)
-    code.set(R4, "=", 0)
-    code.call(bpf.LOOP)
-    code.load(R8, R10, _FOUND - _STATE)
+    _count(code)
     code.store(R7, 0, R8)
     code.jump_if_to("refuse", R8, "s>=", R6)
     code.set(R8, "+", 1)
@@ -116,6 +106,21 @@ def lock_program(kernel: Mapping[str, int], ids: IdRange, counters: int, limits:
 
     _look_at_one(code, kernel, ids)
     return code
+
+
+def _count(code: Code) -> None:
+    """R8 = how many there are, up to the limit R6."""
+    code.set(R2, "=", 0)
+    for offset in (_NODE, _CPU, _FOUND):
+        code.store(R10, offset - _STATE, R2)
+    code.store(R10, _LIMIT - _STATE, R6)
+    code.set(R1, "=", _MOST)
+    code.function(R2, "one")
+    code.set_to(R3, "=", R10)
+    code.set(R3, "+", -_STATE)
+    code.set(R4, "=", 0)
+    code.call(bpf.LOOP)
+    code.load(R8, R10, _FOUND - _STATE)
 
 
 def _add(code: Code) -> None:
