@@ -110,9 +110,9 @@ ROWS: tuple[Row, ...] = (
         "BPF program on socket creation", "BPF map, else /proc/PID/net/sockstat", "BPF map"),
     Row("numflock", _AUXILIARY, _ITEMS, "file locks", P,
         "refused with ENOLCK where the kernel has BPF LSM switched on and CONFIG_KALLSYMS_ALL, else"
-        " only accounted. The kernel tells of requests, not of ends of locks, so those that are held"
-        " are counted anew when the limit may have been reached; processes that wait for one may go"
-        " beyond it.",
+        " only accounted. The kernel tells of requests, not of ends of locks, so those that are"
+        " held are counted anew when the limit may have been reached; processes that wait for one"
+        " may go beyond it.",
         "BPF LSM program", "/proc/locks", "BPF map"),
     Row("numpty", _AUXILIARY, _ITEMS, "pseudo-terminals", P,
         "its /dev/pts gives no more; a root who mounts another devpts is stopped by"
