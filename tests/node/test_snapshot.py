@@ -246,6 +246,8 @@ def test_switch_is_cut(witness, how):
         if cut(witness.vps, how, step, "snapshot-switch", "--id", guid):
             reached.add(step)
         assert witness.now() in ("a", step)
+        (one,) = witness.vps.snapshots()
+        assert set(leftovers(witness.vps)) - {"stack"} == set(one.layers), step
         witness.check()
         witness.vps.snapshot_switch(guid)
         assert witness.now() == "a"

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 STEPS = ("prepare", *states.STEPS, *journal.STEPS, "collect")
 
-UNTIDY = "Snapshots.untidy"  # layers wait to be merged
+UNTIDY = "Snapshots.untidy"  # layers may be left over, or wait to be merged
 # What a snapshot's configuration does not bring back: places, names and ids of today.
 _TODAYS = ("VE_ROOT", "VE_PRIVATE", "VE_LAYOUT", "NAME", "VEID", "LOCAL_UID", "LOCAL_GID",
            "LOCAL_IDS")
@@ -105,6 +105,7 @@ def create(
     _step("prepare", report)
     try:
         area.prepare()
+        _mark(area)
         change = kept(vps, area, progress, Exit.CREATE_SNAPSHOT)
         new = snapshots.Snapshot(
             guid=guid,
@@ -176,6 +177,7 @@ def switch(
         umount_root(vps, vps.root, report)
     _step("prepare", report)
     try:
+        _mark(area)
         area.collect(_used(tree))
         change = area.back(found, states.new_id(), progress)
         files = {_xml(area): snapshots.text(tree.switched(guid))}
@@ -213,6 +215,7 @@ def delete(vps: VPS, report: Report, guid: str) -> None:
     report(DeletingSnapshot(guid=guid))
     _step("prepare", report)
     try:
+        _mark(area)
         files = {_xml(area): _text(tree.removed(guid)), _conf(area, guid): None}
         journal.commit(area.store, Change(), files)
     except OSError as err:
@@ -350,6 +353,11 @@ def recover(vps: VPS, report: Report) -> None:
         tidy(vps, report)
 
 
+def _mark(area: States) -> None:
+    """What is cut off from here on leaves something, which the quota of the VPS may count."""
+    os.close(os.open(f"{area.store}/{UNTIDY}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
 def tidy(vps: VPS, report: Report) -> None:
     """Give back the room of what no snapshot needs. Layers of a mounted overlay are merged by the
     next command that finds it unmounted: a start, too.
@@ -362,7 +370,7 @@ def tidy(vps: VPS, report: Report) -> None:
         area.collect(_used(tree))
         while names := area.spare([one.layers for one in tree.all]):
             if rootfs.is_mounted(vps.root) or any(mounts_of(one) for one in tree.all):
-                os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                _mark(area)
                 return
             instead, change = area.merge(names)
             tree = tree.relayered(instead)
