@@ -90,8 +90,8 @@ def test_stock_tools(two, vzctl, cli):
     assert ran.code == 0
     assert "User/group quota: on,active" in ran.stdout
     assert "1000         user 1k-blocks        1200        1100        1200" in ran.stdout
-    assert cli("vzquota", "setlimit2", 101, "-u", 1001, 70, 80, 0, 0).code == 0
-    assert words(tools.sh(vps, "repquota -uv /"), "ann")[3:5] == ["70", "80"]
+    assert cli("vzquota", "setlimit2", 101, "-u", 1001, 72, 80, 0, 0).code == 0
+    assert words(tools.sh(vps, "repquota -uv /"), "ann")[3:5] == ["72", "80"]
 
     # A stop and a start keep all that; a destroy leaves nothing in the kernel.
     vps.stop(fast=True)
