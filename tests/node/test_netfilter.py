@@ -120,6 +120,10 @@ def test_nat_by_the_level(lan, vps, start, cli, level):
         assert got == (level == "full"), name
         run("nft flush table ip t; nft delete chain ip t c")
         assert answered() and ping(lan.neighbour, "192.0.2.101", 1) == 1
+    run("ip route add fd00::9 dev lo; nft add table ip6 t; "
+        "nft add chain ip6 t c '{ type nat hook output priority -100; }'; "
+        "nft add rule ip6 t c ip6 daddr fd00::9 dnat to ::1")
+    assert answered("fd00::9") == (level == "full") and answered("::1")
     run("nft add chain ip t o '{ type filter hook output priority 0; }'; "
         "nft add rule ip t o ct state new counter")
     assert answered() and "packets 1 " in run("nft list table ip t")
