@@ -97,8 +97,9 @@ def _node_files(paths: NodePaths, vzdir: str) -> Iterator[Item]:
     log = "/var/log/vzctl.log" if paths.etc == "/etc/vz" else f"{paths.state}/vzctl.log"
     text = data.read("conf", "vz.conf").replace("@VZDIR@", vzdir).replace("@LOGFILE@", log)
     yield Item(f"{paths.etc}/vz.conf", 0o644, text)
+    yield Item(f"{paths.etc}/vznet.conf", 0o644, data.read("conf", "vznet.conf"))
     for name in sorted(os.listdir(data.path("conf"))):
-        if name != "vz.conf":
+        if name not in ("vz.conf", "vznet.conf"):
             yield Item(f"{paths.conf}/{name}", 0o644, data.read("conf", name))
     dists = data.path("dists")
     for folder, subfolders, names in os.walk(dists):
