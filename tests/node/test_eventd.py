@@ -58,8 +58,9 @@ def test_a_look_does_not_take_a_reboot_for_a_halt(vps):
 def test_one_that_does_nothing_but_reboot_is_slowed_down(vps):
     tools.plant(vps, "/etc/inittab", "::sysinit:/bin/busybox reboot -f\n")
     vps.start()
-    time.sleep(3)
-    assert 2 <= log(vps.node).count("Container reboots") <= 4  # at 0, 1 and 3 s after the first
+    begun = time.monotonic()
+    tools.wait_for(lambda: log(vps.node).count("Container reboots") >= 3, 6)
+    assert time.monotonic() - begun > 2.5  # at 0, 1 and 3 s after the first
     vps.stop(fast=True)
     time.sleep(4.5)  # the one that was planned does not happen any more
     assert is_clean(vps)
@@ -169,11 +170,16 @@ def many(node, count, init=None):
 def test_it_sleeps_and_is_small(node):
     with many(node, 10, SILENT) as vpss:
         pid = daemon_pid(node)
-        time.sleep(1)
-        before, switches = cpu_seconds(pid), context_switches(pid)
-        time.sleep(3)
-        assert cpu_seconds(pid) == before
-        assert context_switches(pid) == switches
+
+        def effort():
+            return cpu_seconds(pid), context_switches(pid)
+
+        def sleeps() -> bool:
+            before = effort()
+            time.sleep(3)
+            return effort() == before
+
+        tools.wait_for(sleeps, 5, "three seconds without anything")
         assert rss_mb(pid) < 20
         for vps in vpss:
             os.kill(vps.facts().pid, signal.SIGKILL)
@@ -190,13 +196,13 @@ def test_a_flood_on_a_console_stays_with_its_vps(node):
         pid = daemon_pid(node)
         tools.sh(loud, "yes 0123456789 >/dev/console 2>&1 & yes x >/dev/console 2>&1 &")
         time.sleep(0.5)
-        before = cpu_seconds(pid)
+        begun, before = time.monotonic(), cpu_seconds(pid)
         for n in range(10):
             say(quiet, f"line-{n}")
             tools.wait_for(lambda: f"line-{n}".encode() in shown(quiet), 1)  # noqa: B023
             time.sleep(0.2)
-        spent = cpu_seconds(pid) - before
-        assert spent < 1, f"{spent} s of processor in about 2 s"
+        spent, passed = cpu_seconds(pid) - before, time.monotonic() - begun
+        assert spent < passed / 2, f"{spent} s of processor in {passed} s"
         assert rss_mb(pid) < 20
         path = Path(state.console_log(node.paths, loud.ctid))
         size = path.stat().st_size + Path(f"{path}.old").stat().st_size

@@ -239,7 +239,7 @@ def test_unused_it_ends(node, vps, cli):
     time.sleep(1.5)
     assert daemon.poll() is None
     vps.stop(fast=True)
-    assert daemon.wait(4) == 0
+    assert daemon.wait(4 * tools.PATIENCE) == 0
     tools.wait_for(lambda: keeper_or_none(node) is None, 2, "vz-fdkeep ends, it holds nothing")
     assert not os.path.exists(node.paths.socket)
     cli("vzeventd", "--stop")

@@ -429,7 +429,7 @@ class TestGuest:
         """SIGSTOP to all, again and again."""
         up.exec(["sh", "-c", "(trap '' HUP; while :; do for p in /proc/[0-9]*; do p=${p#/proc/};"
                  " [ $p != 1 ] && [ $p != $$ ] && kill -STOP $p; done 2>/dev/null; done)"
-                 " >/dev/null 2>&1 & sleep 0.1"], timeout=5)
+                 " >/dev/null 2>&1 & sleep 0.1"], timeout=20)
         with pytest.raises(VzError) as caught:
             up.exec(["sleep", "3600"], timeout=1)
         assert caught.value.code == Exit.EXEC_TIMEOUT
