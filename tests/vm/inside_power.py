@@ -264,10 +264,15 @@ class Bed:
         if name != "set" or not step:
             assert size == SIZES[name == "set"], (name, step, size)
         assert size in SIZES, (name, step, size)
-        os.sync()
-        found = file.stat()
-        assert found.space.hard == size
-        assert (found.space.used, found.inodes.used) == counted(vps.private, found.project), name
+        assert file.load("stat").space.hard == size
+
+        def is_right() -> bool:
+            os.sync()
+            found = file.stat()
+            used = (found.space.used, found.inodes.used)
+            return used == counted(vps.private, found.project)
+
+        tools.wait_for(is_right, 1, f"the use of {name} is right")  # its init is still at work
 
     def check_snapshots(self, vps: VPS, name: str, number: int, step: str) -> None:
         listed = vps.snapshots()
