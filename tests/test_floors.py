@@ -23,7 +23,8 @@ FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "o
            "data", "fault", "lockfile", "elf", "bundle"}
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {
-    "countmap": {"countmap", "socketcount", "othersockets", "filecount", "lockcount"},
+    "countmap": {"countmap", "socketcount", "othersockets", "filecount", "lockcount",
+                 "tablelimit"},
     "ubc": {"ubc", "ubcproc"},
     "cgroups": {"cgroups", "cgroupread", "cgroupshare", "loadavg"},
     "dist": {"dist", "dns"},

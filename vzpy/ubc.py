@@ -147,9 +147,11 @@ ROWS: tuple[Row, ...] = (
         " whose last user is none of the VPS (descriptors in a message that the kernel throws away)"
         " stays counted.",
         "BPF LSM program", "BPF map, else descriptors of all processes", "BPF map"),
-    Row("numiptent", _AUXILIARY, _ITEMS, "netfilter rules", A,
-        "nftables has no hook that could refuse one; the rules' memory counts toward physpages.",
-        held="rules in the network namespace of init, by netlink and IPT_SO_GET_INFO"),
+    Row("numiptent", _AUXILIARY, _ITEMS, "netfilter rules", P,
+        "a table of the older iptables that has more entries is refused with ENOMEM. nftables has"
+        " no hook that could refuse a rule; their memory counts toward physpages.",
+        "BPF program on setsockopt(2)",
+        "rules in the network namespace of init, by netlink and IPT_SO_GET_INFO", "BPF map"),
     Row("swappages", _AUXILIARY, _PAGES, "swap in use", E,
         "pages beyond it stay in memory. Without swap on the host it has no effect.",
         "memory.swap.max", "memory.swap.current, memory.swap.peak (Linux 6.5)",

@@ -14,7 +14,7 @@ import pytest
 from wire import ping
 
 import tools
-from vzpy import netfilter, ns
+from vzpy import cgroups, netfilter, ns
 from vzpy.kernel import process, seccomp
 
 OPTIONS = (64, 65, 96, 97, 128, 129)  # *_SO_SET_REPLACE and _ADD_COUNTERS
@@ -248,6 +248,37 @@ def test_a_tunnel_by_wireguard(vps):
     vps.start()
     said = shell_inside(vps.facts().pid, "ip link add wg0 type wireguard && ip -br link show wg0")
     assert said.startswith("wg0 "), said
+
+
+@tools.needs("iptables", "BPF programs")
+def test_a_table_with_too_many_entries(vps, vzctl):
+    """ENOMEM, for its root as for whoever comes in; counted; one that is long is seen as well."""
+    assert vzctl("set", 101, "--numiptent", "40", "--netfilter", "full", "--save").code == 0
+    ran = vzctl("start", 101)
+    assert ran.code == 0 and "numiptent" not in ran.stderr, ran
+    vps.reload()
+
+    def restored(count: int) -> int:
+        rules = "-A INPUT -p udp -j ACCEPT\n" * count
+        text = f"*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n{rules}COMMIT\n"
+        netns = f"--net=/proc/{vps.facts().pid}/ns/net"
+
+        def enter() -> None:
+            cgroups.write(leaf, "cgroup.procs", str(os.getpid()))
+
+        return subprocess.run(["nsenter", netns, "iptables-legacy-restore"], input=text.encode(),
+                              stderr=subprocess.DEVNULL, preexec_fn=enter).returncode
+
+    def row():
+        return next(row for row in vps.beancounters() if row.name == "numiptent")
+
+    leaf = cgroups.leaf(vps.facts().cgroup, vps.ids)
+    assert restored(36) == 0 and row().held == 40 and row().failcnt == 0
+    assert restored(37) != 0 and restored(200) != 0
+    assert (row().held, row().failcnt, row().verdict) == (40, 2, "P")
+    assert vzctl("set", 101, "--numiptent", "1000").code == 0
+    assert restored(200) == 0 and row().held == 204
+    os.rmdir(leaf)
 
 
 @tools.needs("nftables", "iptables")

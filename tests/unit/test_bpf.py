@@ -7,7 +7,16 @@ import struct
 
 import pytest
 
-from vzpy import countmap, devices, filecount, knobs, lockcount, othersockets, socketcount
+from vzpy import (
+    countmap,
+    devices,
+    filecount,
+    knobs,
+    lockcount,
+    othersockets,
+    socketcount,
+    tablelimit,
+)
 from vzpy.kernel import btf
 from vzpy.kernel.bpf import R0, R1, R2, R3, R6, R10, Code
 from vzpy.model import IdRange
@@ -71,6 +80,7 @@ LOCKS = {**KERNEL, **dict.fromkeys(("link", "file", lockcount._LIST, lockcount._
     filecount.alloc_program(KERNEL, IdRange(1 << 30), 3, 4, 6),
     filecount.free_program(KERNEL, IdRange(1 << 30), 3),
     lockcount.lock_program(LOCKS, IdRange(1 << 30), 3, 4).assemble(),
+    tablelimit.program(3, 4),
     knobs.sysctl_program(("kernel/shmall", "net/ipv4/tcp_wmem")), knobs.sysctl_program(()),
     knobs.sockopt_program((1, 2), (3, 4)), devices.fence_program(devices.DEFAULT),
 ])

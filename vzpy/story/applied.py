@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #       Before birth there are no facts, but ids
 #   read(facts) -> KEY -> held, maxheld, failcnt, of what it counts
 OTHERS: dict[str, tuple[str, ...]] = {
-    "counted": ("NUMTCPSOCK", "NUMOTHERSOCK", "NUMFILE", "NUMFLOCK"),
+    "counted": ("NUMTCPSOCK", "NUMOTHERSOCK", "NUMFILE", "NUMFLOCK", "NUMIPTENT"),
     "bounds": (
         "LOCKEDPAGES", "PRIVVMPAGES", "NUMSIGINFO", "NUMPTY", "SHMPAGES",
         "TCPSNDBUF", "TCPRCVBUF", "OTHERSOCKBUF", "DGRAMRCVBUF",

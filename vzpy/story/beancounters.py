@@ -127,7 +127,7 @@ class Look:
         if name in _NEEDS:
             there = os.path.exists(f"{self.cgroup}/{_NEEDS[name]}")
             return ubc.BY_NAME[name].verdict if there else ubc.A if name == "numproc" else ubc.N
-        if name in ("numfile", "numflock") and name not in self._group("counted"):
+        if name in _BY_PROGRAM and name not in self._group("counted"):
             return ubc.A
         if name in _OTHER_NAMES:
             return ubc.BY_NAME[name].verdict
@@ -214,20 +214,24 @@ def _sockets(look: Look) -> Counts:
 
 
 def _locks(look: Look) -> Counts:
-    """The program that refuses some knows only now and then how many there are."""
     held = sum(look.shared.locks.get(pid, 0) for pid in look.pids)
-    _, top, failcnt = look._group("counted").get("numflock", _NOTHING)
-    _, maxheld, _ = _with_peaks(look, {"numflock": held})["numflock"]
-    return {"numflock": (held, max(_or(maxheld, 0), _or(top, 0)), failcnt or 0)}
+    return _refused_by_program(look, "numflock", held)
 
 
 def _rules(look: Look) -> Counts:
     from vzpy import rulecount
 
     try:
-        return _with_peaks(look, {"numiptent": rulecount.count(look.facts.pid)})
+        return _refused_by_program(look, "numiptent", rulecount.count(look.facts.pid))
     except OSError:
         return {}  # it has ended, or the kernel has no netfilter
+
+
+def _refused_by_program(look: Look, name: str, held: int) -> Counts:
+    """The program knows what it refused, and at most now and then how many there are."""
+    _, top, failcnt = look._group("counted").get(name, _NOTHING)
+    _, maxheld, _ = _with_peaks(look, {name: held})[name]
+    return {name: (held, max(_or(maxheld, 0), _or(top, 0)), failcnt or 0)}
 
 
 def _with_peaks(look: Look, held: dict[str, int]) -> Counts:
@@ -267,10 +271,15 @@ _NAMES = {
     "locks": ("numflock",),
     "rules": ("numiptent",),
 }  # fmt: skip
+# What a program of ours refuses where there is one -> the groups that know how many there are,
+# none where the program does.
+_BY_PROGRAM: dict[str, list[str]] = {
+    "numfile": [], "numflock": ["locks"], "numiptent": ["rules"],
+}  # fmt: skip
 _OTHER_NAMES = {key.lower() for keys in OTHERS.values() for key in keys}
 # Beancounter -> the groups that may have it; programs of ours in the kernel know better than /proc.
 _GROUPS_OF: dict[str, list[str]] = {
-    row.name: ["locks"] if row.name == "numflock" else [
+    row.name: _BY_PROGRAM[row.name] if _BY_PROGRAM.get(row.name) else [
         *(module for module, keys in OTHERS.items() if row.key in keys),
         *(group for group, names in _NAMES.items() if row.name in names),
     ]

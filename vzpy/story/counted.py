@@ -1,11 +1,11 @@
 """Limits that programs of ours in the kernel count: sockets (socketcount.py), open files
-(filecount.py) and file locks (lockcount.py).
+(filecount.py), file locks (lockcount.py) and entries of iptables (tablelimit.py).
 
 Called for a VPS whose configuration has such a limit, and by live changes of one."""
 
 from __future__ import annotations
 
-from vzpy import cgroups, countmap, filecount, lockcount, socketcount
+from vzpy import cgroups, countmap, filecount, lockcount, socketcount, tablelimit
 from vzpy.model import IdRange
 
 TYPE_CHECKING = False
@@ -32,10 +32,12 @@ def apply(
     sockets = _wanted(conf, socketcount.KINDS)
     files = _wanted(conf, filecount.KINDS)
     locks = _wanted(conf, lockcount.KINDS)
+    tables = _wanted(conf, tablelimit.KINDS)
     return [
         *_refused(sockets, lambda: socketcount.change(cgroup, sockets, pids)),
         *_refused(files, lambda: filecount.change(cgroup, ids, files)),
         *_refused(locks, lambda: lockcount.change(cgroup, ids, locks)),
+        *_refused(tables, lambda: tablelimit.change(cgroup, tables)),
     ]
 
 
@@ -56,7 +58,7 @@ def _refused(limits: dict[str, int], change: Callable[[], None]) -> list[str]:
 def read(facts: Facts) -> dict[str, tuple[int, int, int]]:
     """KEY -> held, maxheld, failcnt, of what is counted; nothing of a VPS that is down."""
     found: dict[str, tuple[int, int, int]] = {}
-    for room in (socketcount, filecount, lockcount):
+    for room in (socketcount, filecount, lockcount, tablelimit):
         try:
             found |= room.read(facts.cgroup)
         except OSError:
