@@ -54,7 +54,8 @@ def write(vps, path: str, kib: int, user: str = "") -> tuple[int, str]:
     line = f"dd if=/dev/zero of={path} bs=4k count={kib // 4} conv=fsync 2>&1"
     argv = ["su", "-s", "/bin/sh", user, "-c", line] if user else ["sh", "-c", line]
     done = vps.exec(argv)
-    return int(tools.sh(vps, f"stat -c %s {path}")), done.stdout.decode()
+    # A full xfs makes not even a name.
+    return int(tools.sh(vps, f"stat -c %s {path} || echo 0")), done.stdout.decode()
 
 
 def joe(vps) -> None:
