@@ -3,6 +3,8 @@
 
 start  against crun without any network, and lxc with a veth on a bridge; 0.3 s of idle before each
 many   net.wire(), all that a start does for the network, for many VPSs one after the other
+path   one process is both client and server: CPU of a request and its answer, 2 us of it Python's.
+       The least of many turns, so that what else runs on the machine hardly shows
 nginx  the same server in a VPS, on the host, and in lxc on a bridge; wrk on the host, and on
        another machine, which is a network namespace on the same Ethernet. There the packets of a
        routed VPS are copied once more than on the way from a real network card: the kernel may not
@@ -20,6 +22,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,10 +41,11 @@ from vzpy.story import net
 from vzpy.story.start import facts_of
 
 sys.path.append(str(Path(__file__).parents[1] / "node"))
-from wire import Lan, Net
+from wire import Lan, Net, inside, ip
 
 IDLE = 0.3
-ADDRESS, LXC_ADDRESS, HOST = "192.0.2.101", "192.0.2.60", "192.0.2.1"
+NET = "192.0.2"
+ADDRESS, LXC_ADDRESS, HOST = f"{NET}.101", f"{NET}.60", f"{NET}.1"
 SERVER = "/mnt/nginx"  # where it lies inside
 _PROGRAMS = ("crun", "lxc-start", "nginx", "wrk")
 _CONF = """daemon on; master_process on; worker_processes 1; user root; pid {tmp}/nginx.pid;
@@ -181,6 +185,75 @@ def _end(pid: int) -> None:
     os.waitpid(pid, 0)
 
 
+# The path of a request
+
+
+def path(bed: Bed, lan: Lan, rounds: int) -> dict[str, object]:
+    """Over loopback or the Ethernet alone, into VPSs by venet, and into one by a veth on the bridge
+    where host and neighbour are."""
+    ends: dict[str, tuple[str, Net | None, int]] = {"host": (HOST, lan.node, 0)}
+    with ExitStack() as undo:
+        for ctid, name, params in (
+            (101, "VPS, venet", {}),  # as it was created: netfilter stateless
+            (102, "VPS, venet, netfilter full", {"ipadd": [f"{NET}.102"], "netfilter": "full"}),
+            (103, "VPS, veth on a bridge", {"netif_add": "eth0,,,,br0", "netfilter": "full"}),
+        ):
+            vps = bed.node.vps(ctid)
+            if ctid != 101:
+                bed.node.create(ctid)
+                vps.set(**params)
+            vps.start()
+            undo.callback(vps.stop, fast=True)
+            facts = vps.facts()
+            assert facts
+            ends[name] = (f"{NET}.{ctid}", None, facts.pid)
+            if ctid == 103:
+                with inside(facts.pid):
+                    ip(f"addr add {NET}.103/24 dev eth0")
+                    ip("link set eth0 up")
+        pairs = {
+            (client, name): undo.enter_context(_connected(where, *ends[name], port))
+            for port, (client, where) in enumerate(
+                (("host", lan.node), ("neighbour", lan.neighbour)), 5000)
+            for name in ends
+        }
+        least = dict.fromkeys(pairs, float("inf"))
+        for _, (key, pair) in itertools.product(range(rounds), pairs.items()):
+            least[key] = min(least[key], _round_trip(*pair))
+    for (client, name), cost in least.items():
+        say(f"from the {client:10} to {name:28}{cost:7.2f} us, {cost - least[client, 'host']:+.2f}")
+    return {f"{client} to {name}": cost for (client, name), cost in least.items()}
+
+
+@contextmanager
+def _connected(
+    client: Net, address: str, server: Net | None, pid: int, port: int
+) -> Iterator[tuple[int, int]]:
+    """Descriptors of both ends of a connection."""
+    with server or inside(pid):
+        ear = socket.create_server((address, port))
+    with client:
+        near = socket.create_connection((address, port))
+    far = ear.accept()[0]
+    ear.close()
+    for end in (near, far):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with near, far:
+        yield near.fileno(), far.fileno()
+
+
+def _round_trip(near: int, far: int, count: int = 400) -> float:
+    """Microseconds of processor time."""
+    write, read, request, answer = os.write, os.read, bytes(60), bytes(850)
+    before = time.thread_time_ns()
+    for _ in range(count):
+        write(near, request)
+        read(far, 4096)
+        write(far, answer)
+        read(near, 4096)
+    return (time.thread_time_ns() - before) / count / 1000
+
+
 # nginx
 
 
@@ -292,7 +365,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--count", type=int, default=1000, help="VPSs to wire (1000)")
     parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk (3)")
-    parser.add_argument("--only", default="start,many,nginx")
+    parser.add_argument("--only", default="start,many,path,nginx")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     asked = parser.parse_args()
     only = asked.only.split(",")
@@ -317,6 +390,8 @@ def main() -> None:
             everything["start"] = start(bed, lxc, asked.rounds)
         if "many" in only:
             everything["many"] = many(bed, asked.count)
+        if "path" in only:
+            everything["path"] = path(bed, lan, 3 * asked.rounds)
         if "nginx" in only:
             everything["nginx"] = nginx(bed, lan, lxc, asked.rounds, asked.seconds)
     if asked.json:
