@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -304,10 +305,18 @@ def test_who_writes_much_has_a_share_of_dirty_pages(lie):
         vps.start()
     rows, most = [], [0] * len(writers)
 
+    def sample(done: threading.Event) -> None:
+        while not done.wait(0.05):
+            for n, vps in enumerate(writers):
+                most[n] = max(most[n], dirty(vps))
+
     def measured(name: str) -> None:
+        done = threading.Event()
+        sampler = threading.Thread(target=sample, args=[done])
+        sampler.start()
         found = fsyncs(neighbour)
-        for n, vps in enumerate(writers):
-            most[n] = max(most[n], dirty(vps))
+        done.set()
+        sampler.join()
         half, worst = found[len(found) // 2], found[min(int(len(found) * 0.99), len(found) - 1)]
         rows.append((name, half, worst, max(most) / MB))
 
@@ -348,4 +357,4 @@ def test_one_alone_writes_as_fast_as_the_host(lie, bed):
         tools.sh(vps, "rm /root/file")
     rates = {who: 128 / min(times) for who, times in there.items()}
     print("128 MiB written, MiB/s: host {host:.0f}, VPS {VPS:.0f}".format(**rates))
-    assert rates["VPS"] > 0.7 * rates["host"]
+    assert rates["VPS"] > 0.5 * rates["host"]
