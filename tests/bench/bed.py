@@ -70,7 +70,7 @@ class Bed:
             m.mount("none", self._made(self.run), "tmpfs", 0)
             undo.callback(m.umount2, self.run, m.MNT_DETACH)
             bundle.build(bundle.PACKAGE, bundle.PACKAGE)  # as `make install` does
-            undo.callback(os.unlink, bundle.FILE)
+            undo.callback(Path(bundle.FILE).unlink, missing_ok=True)
             self.cgroup = f"vzpy-bench-{os.getpid()}"
             self._move_into_cgroup(undo)
             self.node = self._node()

@@ -133,7 +133,11 @@ def input_output(bed: Bed, name: str, args: argparse.Namespace) -> dict[str, obj
     found: dict[str, dict[str, list[float]]] = {
         what: {where: [] for where in disks} for what, _, _ in MEASURES
     }
-    for _ in range(args.rounds):
+    end = time.monotonic() + args.limit
+    for turn in range(args.rounds):
+        if turn and time.monotonic() > end:
+            say(f"{turn} rounds in {args.limit} s: no more")
+            break
         for what, measure, _ in MEASURES:
             for where, disk in disks.items():
                 os.sync()
@@ -284,6 +288,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=512, help="MiB of the file")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each random measure")
+    parser.add_argument("--limit", type=float, default=120, help="seconds; the last round ends")
     parser.add_argument("--json", help="write the figures there")
     parser.add_argument("--only", choices=["life", "io"], help="one part of it")
     args = parser.parse_args()
