@@ -20,7 +20,9 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import abilities
 import pytest
+import traces
 from wire import Lan, Net
 
 import tools
@@ -39,7 +41,7 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     for mark in item.iter_markers("needs"):
-        tools.require(*mark.args)
+        abilities.require(*mark.args)
 
 
 def pytest_runtest_logreport(report):
@@ -58,7 +60,7 @@ class Bed:
         self.folder = tempfile.mkdtemp(prefix="node-", dir=tools.CACHE)
         self.lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(self.lock, fcntl.LOCK_EX)
-        tools.private_mounts()
+        traces.private_mounts()
         m.mount(self.folder, self.folder, "none", m.MS_BIND)
         self.template = f"{self.folder}/template"
         self.network = Net()
@@ -94,18 +96,18 @@ class Bed:
                 # 3: it had nothing to do any more and has ended by itself meanwhile
                 if done.code and (done.code != 3 or os.path.exists(node.paths.socket)):
                     problems.append(f"vzeventd --stop: {done}")
-            problems += tools.leftovers(node)
+            problems += traces.leftovers(node)
             root = f"{cgroups.mountpoint()}/{node.paths.cgroup}"
             problems += [f"{root}/{n.name}" for n in Path(root).glob("*/")]
         finally:
             self.cgroups[node.paths.cgroup] = False
-            tools.clear_cgroup(node.paths.cgroup)
-            tools.remove_tree(os.path.dirname(node.paths.etc))
+            traces.clear_cgroup(node.paths.cgroup)
+            traces.remove_tree(os.path.dirname(node.paths.etc))
         assert not problems, "\n".join(problems)
 
     def close(self) -> None:
         m.umount2(self.folder, m.MNT_DETACH)
-        tools.remove_tree(self.folder)
+        traces.remove_tree(self.folder)
         os.close(self.lock)
         self.network.close()
         _prune_ranges(self.folder)
@@ -127,7 +129,7 @@ def _sweep() -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for etc in folder.glob("*/etc"):
-                tools.clear_cgroup(NodePaths.of(str(etc)).cgroup)
+                traces.clear_cgroup(NodePaths.of(str(etc)).cgroup)
             shutil.rmtree(folder, ignore_errors=True)
         except BlockingIOError:
             pass  # another session
@@ -144,7 +146,7 @@ def _prune_ranges(folder: str) -> None:
 
 @pytest.fixture(scope="session")
 def bed():
-    tools.require("root")
+    abilities.require("root")
     made = Bed()
     yield made
     made.close()
@@ -161,11 +163,11 @@ def leaks(request):
         # What a test does to the network, it does to one of the session's own.
         bed.network.__enter__()
         request.addfinalizer(lambda: bed.network.__exit__())
-    before = tools.Traces(bed.folder, bed.cgroups)
+    before = traces.Traces(bed.folder, bed.cgroups)
     yield
     end = time.monotonic() + 10 * tools.PATIENCE
     # The remover of private areas works in the background, and what was killed takes its time.
-    while left := tools.Traces(bed.folder, bed.cgroups).since(before):
+    while left := traces.Traces(bed.folder, bed.cgroups).since(before):
         if time.monotonic() > end or not any(x.startswith(("process", "to be")) for x in left):
             pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
         time.sleep(0.02)

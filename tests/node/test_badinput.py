@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import traces
 
 import tools
 from vzpy.errors import VzError
@@ -229,7 +230,7 @@ class TestTemplates:
         cache = Path(bed.folder, "own-template/cache")
         cache.mkdir(parents=True)
         yield node, cache
-        tools.remove_tree(str(cache.parent))
+        traces.remove_tree(str(cache.parent))
 
     @pytest.mark.parametrize("name,content,code", [
         ("x.tar", b"", 47), ("x.tar", b"not a tar" * 100, 47), ("x.tar.gz", b"\x1f\x8b broken", 47),

@@ -6,7 +6,9 @@ import os
 import subprocess
 from pathlib import Path
 
+import abilities
 import pytest
+import traces
 from belongings import furnish, picture
 
 import tools
@@ -87,7 +89,7 @@ def test_refusals(cli, node, source):
     done = cli("vz", "clone", 101, 102)
     assert (done.code, "already exists" in done.stderr) == (44, True)
     assert not node.vps(102).config.exists
-    tools.remove_tree(node.vps(102).private)
+    traces.remove_tree(node.vps(102).private)
     with pytest.raises(VzError, match="does not exist"):
         node.clone(777, 102)
 
@@ -105,7 +107,7 @@ def test_killed(cli, node, source, step):
 @pytest.fixture(params=["xfs", "btrfs"])
 def sharing(request, make_node, tmp_path):
     """A node whose private areas and templates lie on a file system that can share blocks."""
-    tools.require(f"mkfs.{request.param}")
+    abilities.require(f"mkfs.{request.param}")
     path, place = str(tmp_path / "disk.img"), str(tmp_path / "disk")
     os.mkdir(place)
     with open(path, "wb") as empty:

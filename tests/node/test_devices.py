@@ -6,9 +6,9 @@ import os
 import shlex
 from pathlib import Path
 
+import abilities
 import pytest
 
-import tools
 from tools import needs, sh
 from vzpy.errors import Exit
 
@@ -157,7 +157,7 @@ def test_a_stopped_vps_without_save(vps, vzctl):
 @needs("BPF programs", "empty disk")
 def test_a_disk_for_reading(vps, vzctl):
     """A block device is readable with r, and nothing else (checklist 16)."""
-    disk = tools.empty_disk()
+    disk = abilities.empty_disk()
     plant_node(vps, "planted", disk)
     vps.start()
     assert opens(vps, "/planted", "<") == REFUSED

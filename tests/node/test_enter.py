@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import stores
 from terminal import Terminal
 
 import tools
@@ -89,7 +90,7 @@ class TestEnter:
 
 @pytest.fixture(scope="module")
 def debian(bed):
-    node = bed.node(tools.debian_store())
+    node = bed.node(stores.debian_store())
     vps = node.create(101, ostemplate="debian-12-x86_64")
     vps.start()
     states = (b"running\n", b"degraded\n")

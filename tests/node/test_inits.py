@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import stores
 
 import tools
 from tools import needs, plant, sh, slow
@@ -18,7 +19,7 @@ from vzpy.story import parent, ready, stop
 
 pytestmark = needs("root")
 
-TEMPLATES = {"busybox": "busybox-x86_64", "systemd": tools.DEBIAN, **tools.INITS}
+TEMPLATES = {"busybox": "busybox-x86_64", "systemd": stores.DEBIAN, **stores.INITS}
 REBOOT = {"openrc": ["openrc-shutdown", "-r", "now"]}
 # How the table knows them; the name of a template says more.
 KIND = {"openrc-sysvinit": "sysvinit"}
@@ -31,7 +32,7 @@ each_init = pytest.mark.parametrize(
     [
         "busybox",
         pytest.param("systemd", marks=needs("debian template")),
-        *(pytest.param(k, marks=[needs(f"{t} template"), slow]) for k, t in tools.INITS.items()),
+        *(pytest.param(k, marks=[needs(f"{t} template"), slow]) for k, t in stores.INITS.items()),
     ],
 )
 
@@ -43,7 +44,7 @@ def make(make_node, monkeypatch):
     monkeypatch.setattr(parent, "of", lambda *_: parent.Caller())
 
     def made(kind: str):
-        store = None if kind == "busybox" else tools.debian_store(TEMPLATES[kind])
+        store = None if kind == "busybox" else stores.debian_store(TEMPLATES[kind])
         return make_node(store).create(101, ostemplate=TEMPLATES[kind])
 
     return made

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import traces
 
 import tools
 from vzpy import ids, state
@@ -244,8 +245,8 @@ def life_rounds(node, rounds: int) -> None:
             "cgroups": sum(1 for _ in Path(_cgroup(node)).rglob("*/")),
             "descriptors": len(os.listdir("/proc/self/fd")),
             "files": sum(1 for _ in Path(folder).rglob("*")),
-            "namespaces": len(tools.namespaces(node)),
-            "lines of the registry": len(tools._ranges(folder)),
+            "namespaces": len(traces.namespaces(node)),
+            "lines of the registry": len(traces._ranges(folder)),
         }
 
     def round_() -> None:
@@ -256,7 +257,7 @@ def life_rounds(node, rounds: int) -> None:
         vps.destroy()
 
     def settled() -> dict[str, int]:
-        tools.wait_for(lambda: not tools.to_be_removed(node), 30, "removal of private areas")
+        tools.wait_for(lambda: not traces.to_be_removed(node), 30, "removal of private areas")
         return counts()
 
     round_()

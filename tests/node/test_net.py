@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import stores
 from wire import V4, V6, inner, ping
 
 import tools
@@ -371,7 +372,7 @@ def test_an_uplink_that_goes_down_and_up(lan, node, running, vzctl):
 @tools.needs("debian template")
 def test_networkd_inside_leaves_it_alone(lan, make_node):
     """Even where it sets up whatever device there is (gotcha G32)."""
-    vps = make_node(tools.debian_store()).create(101, ostemplate=tools.DEBIAN, ipadd=[V4, V6])
+    vps = make_node(stores.debian_store()).create(101, ostemplate=stores.DEBIAN, ipadd=[V4, V6])
     tools.plant(vps, "/etc/systemd/network/05-all.network",
                 "[Match]\nName=*\n\n[Network]\nDHCP=yes\nAddress=198.51.100.9/24\n")
     unit = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service"

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import stores
 from test_quota import disk, of, start_daemon  # noqa: F401  # the fixture
 
 import tools
@@ -22,9 +23,9 @@ LIMITS = {"diskspace": "900M:1G", "diskinodes": "60000:60000", "quotatime": 0}
 @pytest.fixture
 def node(disk, make_node):  # noqa: F811
     """Private areas lie on the disk; the template brings the quota tools."""
-    made = make_node(tools.debian_store(tools.QUOTA))
+    made = make_node(stores.debian_store(stores.QUOTA))
     config.save(f"{made.paths.etc}/vz.conf", {
-        "VE_PRIVATE": f"{disk}/private/$VEID", "DEF_OSTEMPLATE": tools.QUOTA,
+        "VE_PRIVATE": f"{disk}/private/$VEID", "DEF_OSTEMPLATE": stores.QUOTA,
     })
     start_daemon(made)  # up before it has to answer in time
     return type(made)(etc=made.paths.etc, run=made.paths.run)

@@ -10,7 +10,9 @@ import os
 import socket
 import struct
 
+import abilities
 import pytest
+import stores
 
 import tools
 from vzpy import config
@@ -71,7 +73,7 @@ def ask(kernel, tmp_path):
     """ask(PROGRAM): what a task that runs it, with call() at hand, has to say.
 
     PROGRAM gets call(command, kind, special, id, buffer) -> errno and returns a list of numbers."""
-    tools.require("root")
+    abilities.require("root")
 
     def run(program, uid: int = 0, limit: int = 5) -> list[int]:
         own = Quota(7, str(tmp_path / "quota.7"))
@@ -276,10 +278,10 @@ ANSWERED = f"0 {errno.ENODEV} {errno.EPERM}\n"
 @pytest.fixture
 def limited(make_node, monkeypatch):
     """A VPS whose quotactl is answered, on a node where no quota is possible."""
-    tools.require("quota template")
+    abilities.require("quota template")
     monkeypatch.setattr(disk, "device_inside", lambda *_: "mapper/disk")
-    node = make_node(tools.debian_store(tools.QUOTA))
-    vps = node.create(101, ostemplate=tools.QUOTA, layout="overlay")
+    node = make_node(stores.debian_store(stores.QUOTA))
+    vps = node.create(101, ostemplate=stores.QUOTA, layout="overlay")
     tools.plant(vps, "/sbin/init", tools.IDLE, 0o755)
     config.save(vps.conf_path, {"QUOTAUGIDLIMIT": "5"})
     vps.reload()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+import traces
 
 import tools
 from vzpy import reshift
@@ -214,7 +215,7 @@ def test_ranges_that_overlap(area):
 
 
 def test_a_mount_inside(area):
-    tools.private_mounts()
+    traces.private_mounts()
     m.mount(str(area / "bin"), str(area / "var"), "none", m.MS_BIND)
     try:
         assert fails(area, errno.EBUSY) == str(area / "var")

@@ -14,7 +14,9 @@ import tarfile
 import time
 from pathlib import Path
 
+import abilities
 import pytest
+import stores
 
 import tools
 from vzpy import busybox, events, recipe, template, unpack
@@ -610,8 +612,8 @@ def test_mmdebstraps_words_are_told(store):
 @pytest.mark.parametrize("name", [n for n in recipe.names("/nonexistent") if "debian" in n])
 def test_debian(name):
     """Built once, and again when its recipe changed: half a minute each."""
-    tools.require(f"{name} template" if name != tools.DEBIAN else "debian template")
-    folder = tools.debian_store(name)
+    abilities.require(f"{name} template" if name != stores.DEBIAN else "debian template")
+    folder = stores.debian_store(name)
     tree = Path(template.ensure_tree(folder, name))
     assert (tree / "etc/debian_version").read_text().startswith("12")
     assert (tree / "sbin/init").exists() or (tree / "sbin/init").is_symlink()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import stores
 
 import tools
 from vzpy import cgroupread
@@ -155,7 +156,7 @@ kill 9, @all; 1 while wait > 0; print $failed; """
 @pytest.mark.needs("pids controller", "debian template")
 def test_refusals_in_a_leaf_that_went(make_node):
     """Under systemd a leaf of exec counts for itself; it goes with the command, its count stays."""
-    vps = make_node(tools.debian_store()).create(101, ostemplate=tools.DEBIAN)
+    vps = make_node(stores.debian_store()).create(101, ostemplate=stores.DEBIAN)
     vps.start(wait=True)
     vps.set(numproc=counter(vps, "numproc").held + 5)
     before = counter(vps, "numproc").failcnt

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import stores
 from belongings import furnish, picture
 
 import tools
@@ -392,8 +393,8 @@ def test_restore_is_cut(node, tmp_path, how):
 def test_debian(make_node, tmp_path, layout):
     """A whole distribution: dumped while it runs, restored under other ids, booted; and a snapshot
     of it. The times are printed."""
-    node = make_node(tools.debian_store())
-    one = node.create(101, ostemplate=tools.DEBIAN, layout=layout)
+    node = make_node(stores.debian_store())
+    one = node.create(101, ostemplate=stores.DEBIAN, layout=layout)
     one.start(wait=True)
     sh(one, "echo one > /data")
     began = time.monotonic()

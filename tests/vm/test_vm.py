@@ -107,7 +107,7 @@ def ensure_debian_template() -> None:
     node = CHECKOUT / "tests/node"
     done = subprocess.run(
         [sys.executable, "-c",
-         "import tools; print(tools.debian_tarball(), tools.quota_tarball())"],
+         "import stores; print(stores.debian_tarball(), stores.quota_tarball())"],
         cwd=node,
         env=os.environ | {"PYTHONPATH": f"{node}:{CHECKOUT}", "VZ_TEST_CACHE": str(cache_dir())},
         stdout=subprocess.PIPE,
