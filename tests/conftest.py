@@ -1,10 +1,19 @@
-"""What holds for every suite: inside the virtual machine nothing is skipped."""
+"""What holds for every suite: inside the virtual machine nothing is skipped, and a busy machine may
+be slow."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+
+try:
+    from hypothesis import settings
+except ImportError:
+    pass  # the virtual machine runs no unit tests
+else:
+    settings.register_profile("patient", deadline=None)
+    settings.load_profile("patient")
 
 
 @pytest.hookimpl(wrapper=True)

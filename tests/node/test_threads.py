@@ -51,8 +51,8 @@ def rounds(node, count: int) -> None:
     tools.in_threads(work, range(THREADS), 1200)
 
 
-def test_forty_rounds(parent, node, busy):
-    rounds(node, 40)
+def test_some_rounds(parent, node, busy):
+    rounds(node, 2 * THREADS)
 
 
 @tools.slow
