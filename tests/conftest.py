@@ -6,14 +6,10 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
-try:
-    from hypothesis import settings
-except ImportError:
-    pass  # the virtual machine runs no unit tests
-else:
-    settings.register_profile("patient", deadline=None)
-    settings.load_profile("patient")
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.hookimpl(wrapper=True)
