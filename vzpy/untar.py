@@ -1,6 +1,7 @@
 """The program that unpacks an OS template, chrooted where it unpacks.
 
     python3 -IS untar.py DEST BASE COUNT DEVICES < TAR     one failure on stdout: errno, name, text
+    python3 -IS untar.py "" BASE COUNT DEVICES < TAR       only looked through, to its end
 
 An archive is a stranger's. Names with `..`, absolute names and links through links cannot leave a
 chroot, and a device node of the archive cannot be opened on a nodev mount, so nothing here has to
@@ -212,6 +213,14 @@ class Unpacker:
         return value
 
 
+class Reader(Unpacker):
+    """Writes nothing: would it be unpacked?"""
+
+    def member(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        self.shift(member, "user", member.uid)
+        self.shift(member, "group", member.gid)
+
+
 def nanoseconds(seconds: str) -> int:
     """A time of the archive; what float(2) would round off is kept. Never before 1970."""
     whole, _, rest = seconds.partition(".")
@@ -281,9 +290,11 @@ def main(dest: str, base: str, count: str, devices: str) -> int:
     failure = (0, "", "")
     try:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        enclose(dest)
+        if dest:
+            enclose(dest)
         stream = os.fdopen(0, "rb", buffering=0)
-        Unpacker(int(base), int(count), devices == "all").run(stream)
+        kind = Unpacker if dest else Reader
+        kind(int(base), int(count), devices == "all").run(stream)
         while os.read(0, CHUNK):
             pass  # padding: the decompressor checks its sums at the very end
     except Refused as err:

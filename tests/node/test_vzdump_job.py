@@ -214,14 +214,32 @@ def test_force_needs_an_archive(cli, node, tmp_path):
     for name in ("bad.tar", "foreign.tar", "none.tar"):
         ran = cli("vzrestore", "--force", tmp_path / name, 101)
         assert ran.code == 255 and "Traceback" not in ran.stderr, ran
+    path = Path(one.dump(Job(dumpdir=str(tmp_path), suffix=".tgz")))
+    (tmp_path / "cut.tgz").write_bytes(path.read_bytes()[:-3000])
+    ran = cli("vzrestore", "--force", tmp_path / "cut.tgz", 101)
+    assert ran.code == 255 and "cut.tgz" in ran.stderr, ran
     one.start()
     one.stop(fast=True)
-    path = one.dump(Job(dumpdir=str(tmp_path)))
     root = node.vps(202).config.raw("VE_ROOT")
     os.makedirs(root)
     ran = cli("vzrestore", path, 202)
     assert ran.code == 255 and f"{root} exists" in ran.stderr, ran
     assert cli("vzrestore", "--force", path, 202).code == 0
+
+
+def test_more_ids(node, tmp_path):
+    """A VPS with two ranges is restored into two."""
+    one = node.create(101, layout="simfs", local_ids=2)
+    far = Path(one.private, "far")
+    far.touch()
+    os.chown(far, one.ids.base + 100000, one.ids.base)
+    path = one.dump(Job(dumpdir=str(tmp_path)))
+    new = node.restore(path, 202)
+    other = node.create(203)
+    assert new.ids.count == 2 * 65536
+    assert not new.ids.base <= other.ids.base < new.ids.base + new.ids.count
+    assert Path(new.private, "far").stat().st_uid == new.ids.base + 100000
+    assert node.restore(path, 202, force=True).ids.count == 2 * 65536
 
 
 @pytest.mark.parametrize("words", [

@@ -127,17 +127,18 @@ def plan(
     if name:
         changes["VEID"] = str(ctid)
     # A range in a sample would be one range for many.
-    local = [asked.get(k) or (merged.own(k) if source is None else None) for k in _LOCAL]
+    uid, gid = (asked.get(k) or (merged.own(k) if source is None else None) for k in _LOCAL)
+    local = uid, gid, asked.get("LOCAL_IDS") or merged.own("LOCAL_IDS")
     base = _read(source or conf)
     return Plan(
         ctid, conf, base, changes, private, root, layout, template_dir, ostemplate, name,
-        (local[0], local[1], local[2]), disk,
+        local, disk,
         merged if layout != "image" and all(map(merged.value, QUOTA)) else None,
     )  # fmt: skip
 
 
 QUOTA = ("DISK_QUOTA", "DISKSPACE", "DISKINODES")
-_LOCAL = ("LOCAL_UID", "LOCAL_GID", "LOCAL_IDS")
+_LOCAL = ("LOCAL_UID", "LOCAL_GID")
 
 
 def _base_config(

@@ -52,7 +52,7 @@ def restore(
     what create() raises."""
     create.recover(node, ctid)
     settings = Settings(archive, trust)
-    _refuse(node, ctid, force, report)
+    _refuse(node, settings, ctid, force, report)
     scratch = f"{node.paths.conf}/{ctid}.conf.restoring"
     try:
         with open(scratch, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -75,7 +75,7 @@ def restore(
     report(RestoredFrom(ctid=ctid, archive=archive))
 
 
-def _refuse(node: Node, ctid: int, force: bool, report: Report) -> None:
+def _refuse(node: Node, settings: Settings, ctid: int, force: bool, report: Report) -> None:
     vps = node.vps(ctid)
     places = (vps.conf_path, vps.config.raw("VE_PRIVATE"), vps.config.raw("VE_ROOT"))
     found = [path for path in places if path and os.path.lexists(path)]
@@ -87,6 +87,8 @@ def _refuse(node: Node, ctid: int, force: bool, report: Report) -> None:
     from vzpy.story.destroy import destroy
 
     if vps.config.exists:
+        if not os.path.isdir(settings.archive):
+            unpack.check(settings.archive, settings.ids)  # one that is cut short costs no VPS
         destroy(vps, report)
 
 
@@ -106,6 +108,14 @@ class Settings:
             raise VzError(f"{archive} holds no {backup.FOLDER}/vps.conf: it is not of vzdump",
                           Exit.FS_BAD_TMPL)
         self._layer = config.Layer(f"{archive}:vps.conf", os.fsdecode(self._conf))
+
+    @property
+    def ids(self) -> IdRange:
+        """Of its files. Raises ValueInvalid (21)."""
+        from vzpy.ids import count_of
+        from vzpy.model import IdRange
+
+        return IdRange(0, count_of(self._layer.entries.get("LOCAL_IDS", ("", 0))[0]))
 
     def text(self, node: Node, ctid: int, report: Report) -> str:
         """N.conf, each line written by us."""
