@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -248,3 +249,21 @@ def run(up):
         return tools.run_tool(up.node, ("vzctl", *words), **kw)
 
     return run
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file system of 8 MiB."""
+    point = tmp_path / "small"
+    point.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", point])
+    if done.returncode:
+        pytest.skip("needs to mount a tmpfs")
+    yield point
+    subprocess.run(["umount", point], check=True)
+
+
+@pytest.fixture
+def no_mount_is_left(tmp_path):
+    yield
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
