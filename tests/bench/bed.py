@@ -6,6 +6,7 @@ running, its monitors too, lives below one cgroup, which is killed at the end.""
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import select
@@ -213,3 +214,18 @@ def median(values: Iterable[float]) -> float:
 
 def say(*words: object) -> None:
     print(*words, flush=True)
+
+
+def keep(figures: dict[str, object], path: str | None) -> None:
+    """Write all figures where --json asks for them."""
+    if path:
+        with open(path, "w") as file:
+            json.dump(figures, file, indent=1)
+
+
+def run_bench(main: Callable[[], object]) -> None:
+    """The whole of a bench; control-c ends it without a traceback."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -10,7 +10,6 @@ kernel  growth of what cannot be reclaimed (SUnreclaim, KernelStack, PageTables,
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import peers
-from bed import Bed, Failed, Sample, call, median, say
+from bed import Bed, Failed, Sample, call, keep, median, run_bench, say
 
 from vzpy import cgroups
 
@@ -195,11 +194,9 @@ def main() -> None:
             rows.append(theirs(bed, peer).run(range(1, count + 1)))
             _end(bed, peer)
             time.sleep(2)
-    if asked.json:
-        with open(asked.json, "w") as f:
-            figures = {"kernel": platform.release(), "crowds": rows, "lists": listed,
-                       "create ms": each, "left out": missing}  # fmt: skip
-            json.dump(figures, f, indent=1)
+    figures = {"kernel": platform.release(), "crowds": rows, "lists": listed, "create ms": each,
+               "left out": missing}  # fmt: skip
+    keep(figures, asked.json)
 
 
 def _end(bed: Bed, peer: peers.Peer) -> None:
@@ -209,7 +206,4 @@ def _end(bed: Bed, peer: peers.Peer) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    run_bench(main)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import shutil
@@ -18,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import peers
-from bed import Bed, Failed, Sample, call, median, say
+from bed import Bed, Failed, Sample, call, keep, median, run_bench, say
 
 from vzpy.eventd.client import Daemon
 from vzpy.vps import VPS
@@ -290,13 +289,8 @@ def main() -> None:
             table = _table(entrants)
             everything[kind] = {"ms": table, "ratios": _ratios(kind, table)}
             run.clear()
-    if asked.json:
-        with open(asked.json, "w") as f:
-            json.dump(everything, f, indent=1)
+    keep(everything, asked.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    run_bench(main)

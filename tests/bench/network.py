@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import shutil
@@ -31,7 +30,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import peers
-from bed import Bed, Failed, Sample, call, lacking, median, say
+from bed import Bed, Failed, Sample, call, keep, lacking, median, run_bench, say
 
 from vzpy import config
 from vzpy.events import silent
@@ -394,13 +393,8 @@ def main() -> None:
             everything["path"] = path(bed, lan, 3 * asked.rounds)
         if "nginx" in only:
             everything["nginx"] = nginx(bed, lan, lxc, asked.rounds, asked.seconds)
-    if asked.json:
-        with open(asked.json, "w") as f:
-            json.dump(everything, f, indent=1)
+    keep(everything, asked.json)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    run_bench(main)
