@@ -103,7 +103,7 @@ def test_the_host_is_one_competitor_with_units_of_its_own(node, vps, cli, vzctl)
     vps.set(cpuunits="1000", save=False)
     assert cgroups.read(above, "cpu.weight") == "200\n"
     assert vzctl("set", 0, "--numproc", 100).code == 1
-    Path(node.paths.conf, "0.conf").unlink()
+    boot.stop(node, silent)
 
 
 @tools.needs("cpu controller", "io controller")
