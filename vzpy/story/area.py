@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 
-from vzpy import dist, ns, rootfs, template, treecheck, unpack
+from vzpy import dist, ns, rootfs, template
 from vzpy.events import PostCreate
 from vzpy.model import IdRange
 from vzpy.record import record
@@ -111,6 +111,8 @@ def _overlay(path: str, tree: str, owner: IdRange) -> None:
 
 
 def _unpack(tarball: str, path: str, owner: IdRange, progress: Progress | None) -> None:
+    from vzpy import treecheck, unpack
+
     unpack.unpack(tarball, path, owner, progress)
     treecheck.check(path, tarball)
     if os.stat(path).st_uid == 0:  # a tarball without an entry for its top
