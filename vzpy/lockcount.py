@@ -109,8 +109,12 @@ def lock_program(kernel: Mapping[str, int], ids: IdRange, counters: int, limits:
 
 
 def _count(code: Code) -> None:
-    """R8 = how many there are, up to the limit R6."""
-    code.set(R2, "=", 0)
+    """R8 = how many there are, up to the limit R6.
+
+    The loop begins with zeros that the verifier cannot know: before Linux 6.8 it looks at the first
+    round alone, and takes out what is not reached there."""
+    code.set_to(R2, "=", R6)
+    code.set_to(R2, "-", R6)
     for offset in (_NODE, _CPU, _FOUND):
         code.store(R10, offset - _STATE, R2)
     code.store(R10, _LIMIT - _STATE, R6)
