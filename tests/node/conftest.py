@@ -31,6 +31,7 @@ from vzpy import cgroups, config, ids, nodesetup, template
 from vzpy.errors import VzError
 from vzpy.events import silent
 from vzpy.kernel import mount as m
+from vzpy.lockfile import Flock
 from vzpy.model import NodePaths
 from vzpy.node import Node
 
@@ -57,10 +58,11 @@ class Bed:
 
     def __init__(self) -> None:
         tools.CACHE.mkdir(parents=True, exist_ok=True)
-        _sweep()
-        self.folder = tempfile.mkdtemp(prefix="node-", dir=tools.CACHE)
-        self.lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        with Flock(str(tools.CACHE / ".sweep.lock")):  # what is not locked yet looks abandoned
+            _sweep()
+            self.folder = tempfile.mkdtemp(prefix="node-", dir=tools.CACHE)
+            self.lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
         traces.private_mounts()
         m.mount(self.folder, self.folder, "none", m.MS_BIND)
         self.template = f"{self.folder}/template"
