@@ -128,7 +128,10 @@ def _end(vps) -> None:
 def _sweep() -> None:
     """Remove what sessions left that were killed."""
     for folder in tools.CACHE.glob("node-*"):
-        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # another session has just ended
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for etc in folder.glob("*/etc"):
