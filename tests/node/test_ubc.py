@@ -13,7 +13,7 @@ import pytest
 import stores
 
 import tools
-from vzpy import cgroupread
+from vzpy import cgroupread, cgroups
 from vzpy.errors import Exit, VzError
 from vzpy.eventd import counters
 from vzpy.story import oomorder
@@ -375,6 +375,8 @@ def test_cpus_and_cpumask(node, vzctl):
 def lxcfs():
     where = "/var/lib/lxcfs"
     os.makedirs(where, exist_ok=True)
+    with open("/proc/self/mountinfo") as f:
+        options = next(x.split()[-1] for x in f if " - cgroup2 " in x)
     out = subprocess.DEVNULL
     daemon = subprocess.Popen(["lxcfs", "-f", where], stdout=out, stderr=out)
     try:
@@ -384,6 +386,9 @@ def lxcfs():
         daemon.terminate()
         daemon.wait()
         subprocess.run(["umount", "-l", where], stderr=out)
+        # It mounts cgroup2 for itself, without the options that hold for all mounts of it.
+        command = ["mount", "-o", f"remount,{options}", cgroups.mountpoint()]
+        subprocess.run(command, check=True)
 
 
 @pytest.mark.needs("memory controller", "cpuset controller", "lxcfs")
