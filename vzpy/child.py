@@ -1,28 +1,23 @@
-"""All that runs between clone and exec in the first task of a VPS, in order (see sync.py).
-
-Rules of this file: after enter_root() every import, codec or library that is loaded lazily would
-be the guest's, run as its root in our process; so everything is imported at the top, the search
-paths are emptied, and only bytes cross. Nothing here prints."""
+"""All that happens between clone and exec in the first task of a VPS, in order (see sync.py), as a
+program (kernel/program.py): everything is decided here, where the host's paths and libraries are at
+hand, and what runs inside knows nothing, reads no file and has no memory of a process of the host.
+"""
 
 from __future__ import annotations
 
-import _socket
-import fcntl
 import os
-import struct
 
-from vzpy import devices, ns, rootfs
-from vzpy.fault import fault
-from vzpy.kernel import caps, process, seccomp
+from vzpy import mountplan, ns, tasks
+from vzpy.kernel import mount as m
+from vzpy.kernel import process
+from vzpy.kernel.program import OWN, Program
 from vzpy.record import record
-from vzpy.sync import CONSOLE, GO, LISTENER, MAPPED, NOTIFY, READY, TABLE, WARN, Channel
+from vzpy.sync import CONSOLE, LISTENER, NOTIFY, READY, TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vzpy.model import IdRange
-    from vzpy.rootfs import Make, Place
+    from vzpy.mountplan import Fresh, Host, Made, Seen
 
 NOTIFY_SOCKET = b"/run/host/notify"
 
@@ -31,6 +26,11 @@ STEPS = (
     "child-net", "child-time", "child-prepare", "child-root", "child-mounts", "child-console",
     "child-exec",
 )  # fmt: skip
+
+# Descriptors of the program, as it is given them: TELL, the cgroup, the root, then those of
+# `below`; the others are its own.
+_TELL, _CGROUP, _ROOT, _BELOW = 3, 4, 5, 6
+_KILLED = 137
 
 
 @record
@@ -46,173 +46,137 @@ class Birth:
     env: tuple[tuple[bytes, bytes], ...]
     capabilities: int
     filters: tuple[bytes, ...]
-    seen: rootfs.Seen
+    seen: Seen
     below: tuple[str, ...]
-    kind: str  # of init, for the facts
     pty: bool
     nodes: tuple[str, ...] = ()  # devices to bind into /dev
+    nodes_at: str = ""  # which of `below` has them
     rlimits: tuple[tuple[int, int], ...] = ()  # of the user namespace and of init
-    table: str = ""  # the level of netfilter that it is put in force for (netfilter.TABLES)
+    table: bytes = b""  # of the host's, in its network namespace (netfilter.py)
     notify: bool = False  # somebody listens for init's word that it has booted
     handover: bytes = b""  # filter of the calls that vzeventd answers
 
 
-@record
-class Handed:
-    """Descriptors of a birth: they go to vzeventd in this order when it is the parent."""
-
-    sync: int
-    cgroup: int
-    root: int
-    below: tuple[int, ...]
-
-
-def launch(birth: Birth, handed: Handed) -> int:
-    """Clone the first task of a VPS (see ns.launch); the rest is said through `sync`."""
-    channel = Channel(_dup(handed.sync))
-    entry = ns.Entry(
-        keep=(channel.fileno(), handed.root, *handed.below),
-        cgroup=handed.cgroup,
-        owner=birth.ids,
-        rlimits=ns.early(birth.rlimits),
-    )
-    # Made here, where the pages of the interpreter need not be copied for it.
-    plan = rootfs.plan(birth.seen)
-    make_table: Callable[[], _socket.socket] | None = None
-    if birth.table:
-        from vzpy import netfilter
-
-        asked = netfilter.transaction(birth.table)
-        make_table = lambda: netfilter.keep_table(asked)  # noqa: E731
-    try:
-        return ns.launch(
-            entry,
-            channel.tell,
-            lambda: run(birth, channel, handed, plan, make_table),
-        )
-    finally:
-        channel.close()
+def program(birth: Birth) -> Program:
+    """The life of the launcher, and of the first task until it is init."""
+    calls = Program(_TELL)
+    calls.step = "clone"
+    tasks.switch_on(calls)
+    given = tuple((which, value, value) for which, value in birth.rlimits)
+    tasks.limit(calls, (*ns.RLIMITS, *given))
+    tasks.forget_oom_score(calls, OWN)
+    tasks.own_namespaces(calls, birth.ids.base)
+    tasks.clone(calls, _TELL, ns.SEVEN, _CGROUP)
+    _Task(calls, birth).live()
+    return calls
 
 
-def _dup(fd: int) -> _socket.socket:
-    return _socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+class _Task:
+    """free  the first of the program's own descriptors that are not in use"""
 
+    def __init__(self, calls: Program, birth: Birth) -> None:
+        self.calls, self.birth = calls, birth
+        self.free = OWN
+        self.plan = mountplan.plan(birth.seen)
 
-def run(
-    birth: Birth,
-    channel: Channel,
-    handed: Handed,
-    plan: list[Place | Make],
-    make_table: Callable[[], _socket.socket] | None,
-) -> None:
-    """The life of the first task until it becomes init. Returns only when it failed, having said
-    why."""
-    step = "child-net"
-    failure = table = None
-    try:
-        try:
-            ns.poison_imports()
-            fault(step)
-            _loopback_up()
-            table = make_table() if make_table else None
-        except OSError as err:
-            failure = err
-        # Until then the parent, who writes the id maps meanwhile, hears nothing but the pid.
-        if channel.receive()[0] != MAPPED:
-            return
-        if failure:
-            raise failure
-        if table:
-            channel.send(TABLE, fd=table.fileno())
-            table.close()
+    def live(self) -> None:
+        calls, birth, free = self.calls, self.birth, self.free
+        tasks.wait(calls, _TELL)  # MAPPED
+        self.step("child-net")
+        tasks.loopback_up(calls, free)
+        if birth.table:
+            tasks.keep_table(calls, _TELL, TABLE, birth.table, free)
 
-        step = "child-time"
-        ns.become_root()
-        fault(step)
-        try:
-            ns.enter_time()
-        except OSError as err:
-            _warn(channel, f"time namespace: {err.strerror}; uptime inside is the host's")
+        self.step("child-time")
+        tasks.become_root(calls)
+        tasks.new_time(calls, _TELL, free)
 
-        step = "child-prepare"
-        fault(step)
-        for part in plan:
-            part.prepare()
+        self.step("child-prepare")
+        mounts = self.prepare()
 
-        step = "child-root"
-        fault(step)
-        rootfs.enter_root(handed.root)
+        self.step("child-root")
+        mountplan.enter_root(calls, _ROOT)
 
-        step = "child-mounts"
-        fault(step)
-        for part in plan:
-            step = "child-mounts: " + part.describe()
-            part.execute()
-        for path, fd in zip(birth.below, handed.below):
-            rootfs.place(path, fd)
-        devices.bind_nodes(birth.nodes, rootfs.place)
+        self.step("child-mounts")
+        self.place(mounts)
 
-        step = "child-console"
-        fault(step)
-        master = rootfs.console(birth.pty)
-        if master >= 0:
-            channel.send(CONSOLE, fd=master)
-            os.close(master)
+        self.step("child-console")
+        self.console()
         if birth.notify:
-            _hand_notify_socket(channel)
+            tasks.notify_socket(calls, _TELL, NOTIFY, NOTIFY_SOCKET, free)
         if birth.handover:
-            seccomp.hand_over(birth.handover, lambda fd: channel.send(LISTENER, fd=fd))
-        rootfs.share()
-        process.sethostname(birth.hostname)
-        channel.send(READY)
-        if channel.receive()[0] != GO:
-            return
+            tasks.broker(calls, birth.handover, _TELL, LISTENER, free)
+        mountplan.share(calls)
+        calls.call("sethostname", birth.hostname, len(birth.hostname))
+        tasks.say(calls, _TELL, READY)
+        tasks.wait(calls, _TELL)  # GO
 
-        step = "child-exec"
-        fault(step)
-        become_init(birth, channel.fileno())
-    except OSError as err:
-        channel.fail(step, err)
+        self.step("child-exec")
+        self.become_init()
 
+    def step(self, name: str) -> None:
+        """With the faults that tests ask for (fault.py)."""
+        self.calls.step = name
+        if os.environ.get("VZ_TEST_STOP_AT") == name:
+            self.calls.call("exit_group", _KILLED)  # process 1 does not hear its own SIGKILL
+        if os.environ.get("VZ_TEST_FAIL_AT") == name:
+            self.calls.fail(5)  # EIO
 
-def become_init(birth: Birth, sync: int) -> None:
-    """Console, clean process, filter, capabilities, exec: each takes something that those before
-    it need (the filter CAP_SYS_ADMIN, which --capability may switch off)."""
-    console = os.open("/dev/console", os.O_RDWR | os.O_NOCTTY)
-    for fd in range(3):
-        os.dup2(console, fd)
-    ns.clean_process([sync])
-    process.prctl(process.PR_SET_SECUREBITS, 0)
-    for program in birth.filters:
-        seccomp.load(program)
-    caps.limit(birth.capabilities)
-    ns.bound_data(birth.rlimits)
-    for path in birth.init:
-        ns.try_execve(path, list(birth.argv), dict(birth.env))
-    raise OSError(2, os.strerror(2), os.fsdecode(birth.init[0]))
+    def prepare(self) -> dict[str, int]:
+        """Descriptors of the mounts of the plan, by where they belong."""
+        mounts = {}
+        for part in self.plan:
+            if not isinstance(part, mountplan.Made):
+                self.at(part)
+                mounts[part.target] = self.free
+                part.prepare(self.calls, self.free)
+                self.free += 1
+        return mounts
 
+    def place(self, mounts: dict[str, int]) -> None:
+        calls, birth = self.calls, self.birth
+        for part in self.plan:
+            self.at(part)
+            if isinstance(part, mountplan.Made):
+                part.make(calls)
+            else:
+                mountplan.place(calls, part.target, mounts[part.target], part.is_dir)
+        for number, path in enumerate(birth.below, _BELOW):
+            calls.step = f"child-mounts: /{path}"
+            mountplan.place(calls, path, number)
+        mountplan.bind_nodes(calls, birth.nodes_at, birth.nodes, self.free)
 
-def _warn(channel: Channel, text: str) -> None:
-    channel.send(WARN, text.encode())
+    def at(self, part: Fresh | Host | Made) -> None:
+        step = self.calls.step.partition(":")[0]
+        self.calls.step = f"{step}: {part.describe()}"
 
+    def console(self) -> None:
+        """/dev/console: the slave of a pty of the VPS itself, whose master is handed over; else
+        null. The pty comes from the devpts of the VPS, so its slave belongs to the VPS's root."""
+        calls, console = self.calls, self.free
+        if self.birth.pty:
+            tasks.new_pty(calls, self.free + 1)
+            clone = m.OPEN_TREE_CLONE | os.O_CLOEXEC
+            calls.call("open_tree", 0, b"", clone | m.AT_EMPTY_PATH, result=0)
+            calls.call("dup3", 0, console, os.O_CLOEXEC)
+            tasks.hand_over(calls, _TELL, CONSOLE, self.free + 1)
+        else:
+            mountplan.Host("dev/console", "/dev/null").prepare(calls, console)
+        mountplan.place(calls, "dev/console", console, is_dir=False)
 
-def _hand_notify_socket(channel: Channel) -> None:
-    """Only a socket that somebody reads: init would hang on a full one."""
-    s = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
-    try:
-        s.bind(NOTIFY_SOCKET)
-        channel.send(NOTIFY, fd=s.fileno())
-    finally:
-        s.close()
-
-
-def _loopback_up() -> None:
-    """`ip link set lo up`: inits that are no systemd expect it (netdevice(7), SIOCSIFFLAGS)."""
-    s = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
-    try:
-        fcntl.ioctl(s.fileno(), _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
-    finally:
-        s.close()
-
-
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+    def become_init(self) -> None:
+        """Console, clean process, filter, capabilities, exec: each takes something that those
+        before it need (the filter CAP_SYS_ADMIN, which --capability may switch off)."""
+        calls, birth, console = self.calls, self.birth, self.free
+        calls.call("openat", m.AT_FDCWD, b"/dev/console", os.O_RDWR | os.O_NOCTTY, 0, result=0,
+                   about=b"/dev/console")
+        calls.call("dup3", 0, console, 0)
+        tasks.stdio(calls, (console, console, console))
+        tasks.new_session(calls)
+        tasks.close_all_but(calls, [_TELL])
+        calls.call("prctl", process.PR_SET_SECUREBITS, 0, 0, 0, 0)
+        tasks.filter_calls(calls, birth.filters)
+        tasks.limit_capabilities(calls, birth.capabilities)
+        argv = birth.argv
+        candidates = tuple((path, argv) for path in birth.init)
+        tasks.execute(calls, candidates, birth.env, birth.init[0])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import os
 import struct
 
 from vzpy.kernel.netlink import NLM_F_ACK, NLM_F_CREATE, Request, attr, nested
@@ -93,24 +94,22 @@ _CHAINS = {
     STATELESS: ((("prerouting", 0), ("output", 3)), _RAW),
     STATEFUL: ((("input", 1), ("postrouting", 4)), _LAST),
 }
+_MSG_DONTWAIT = 0x40
 _ANSWERS = 1 + 2 * 2  # to a table and two chains with a rule each
 _CT_STATUS, _IPS_NAT = 2, 0x10 | 0x20  # IPS_SRC_NAT, IPS_DST_NAT
 _REG, _NOT_EQUAL, _DROP = 1, 1, 0
 
 
-def keep_table(asked: bytes) -> _socket.socket:
-    """Make a table in the network namespace of the caller; it lasts as long as the socket.
+def confirm(table: int) -> None:
+    """The kernel has made the table that transaction() asked for on this socket; it lasts as long
+    as the socket.
 
-    asked  transaction()
     Raises OSError: EOPNOTSUPP where the kernel has no nftables, or none with owners."""
-    s = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC,
-                       _NETLINK_NETFILTER)  # fmt: skip
+    s = _socket.socket(fileno=os.dup(table))
     try:
-        s.bind((0, 0))
-        s.sendall(asked)
         answered = 0
         while answered < _ANSWERS:
-            packet, at = s.recv(65536), 0
+            packet, at = s.recv(65536, _MSG_DONTWAIT), 0  # the kernel answers while it is asked
             while at < len(packet):
                 length, kind, _, _, _ = struct.unpack_from("=IHHII", packet, at)
                 if kind == 2:  # NLMSG_ERROR, which an acknowledgement is too
@@ -119,14 +118,12 @@ def keep_table(asked: bytes) -> _socket.socket:
                         raise OSError(-code, f"nftables: {errno.errorcode.get(-code, -code)}")
                     answered += 1
                 at += length + 3 & ~3
-        return s
-    except BaseException:
+    finally:
         s.close()
-        raise
 
 
 def transaction(level: str) -> bytes:
-    """The table of a level (TABLES), for keep_table()."""
+    """What makes the table of a level (TABLES), to be sent in its namespace; see confirm()."""
     hooks, priority = _CHAINS[level]
     expressions = _notrack() if level == STATELESS else _drop_translated()
     table = attr(1, TABLES[level])

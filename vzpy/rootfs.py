@@ -1,38 +1,21 @@
-"""The root of a VPS: how it is mounted on the host, and the mount plan of what it sees.
-
-Host side: mount() and umount() of VE_ROOT by layout. VPS side: plan() gives the mounts as objects
-with describe(), prepare() and execute(); prepare() runs while the host's tree is still there
-(fresh proc and sysfs are refused once it is gone), execute() after pivot_root."""
+"""The root of a VPS as it is mounted on the host, by layout, and what is placed in one that runs.
+What it sees from its birth is the mount plan (mountplan.py)."""
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 
 from vzpy.kernel import mount as m
 from vzpy.kernel.proc import is_mounted as is_mounted
 from vzpy.kernel.proc import mounts_below as mounts_below
-from vzpy.kernel.pty import pty_number
 from vzpy.overlay import LOWER as LOWER
 from vzpy.overlay import drop_lower as drop_lower
 from vzpy.overlay import layers_of as layers_of
 from vzpy.overlay import overlay as overlay
 from vzpy.overlay import stacked as stacked
-from vzpy.record import record
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-RDONLY, NOSUID, NODEV, NOEXEC = (
-    m.MOUNT_ATTR_RDONLY,
-    m.MOUNT_ATTR_NOSUID,
-    m.MOUNT_ATTR_NODEV,
-    m.MOUNT_ATTR_NOEXEC,
-)
-_LXCFS = "/var/lib/lxcfs"
 _BUSY_FOR_A_MOMENT = 0.5  # seconds that an unmount waits for who only looks
 _DIR = os.O_DIRECTORY | os.O_PATH
 
@@ -120,42 +103,7 @@ def detached(root: str, layout: str, private: str) -> tuple[int, list[tuple[str,
     return tree, below
 
 
-# VPS side: runs in the child, after its user namespace is mapped
-
-
-class Place:
-    """A fresh file system or a clone of a host file, made before pivot_root and placed after."""
-
-    def __init__(
-        self, target: str, make: Callable[[], int], what: str, is_dir: bool = True
-    ) -> None:
-        self.target, self.make, self.what, self.is_dir = target, make, what, is_dir
-        self.fd = -1
-
-    def describe(self) -> str:
-        return f"{self.what} on /{self.target}"
-
-    def prepare(self) -> None:
-        self.fd = self.make()
-
-    def execute(self) -> None:
-        place(self.target, self.fd, self.is_dir)
-
-
-class Make:
-    """A directory, link, file or node of /dev and /run."""
-
-    def __init__(self, target: str, act: Callable[[str], object], what: str) -> None:
-        self.target, self.act, self.what = target, act, what
-
-    def describe(self) -> str:
-        return f"{self.what} at /{self.target}"
-
-    def prepare(self) -> None:
-        pass
-
-    def execute(self) -> None:
-        self.act("/" + self.target)
+# In a mount namespace of a VPS that runs, as its root
 
 
 def place(target: str, fd: int, is_dir: bool = True) -> None:
@@ -181,159 +129,3 @@ def mount_point(target: str, is_dir: bool = True) -> int:
         else:
             os.close(os.open(f"/{target}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
         return m.openat2(m.AT_FDCWD, target, os.O_PATH, resolve=rules)
-
-
-def _fresh(target: str, fstype: str, attr: int = 0, **options: str | None) -> Place:
-    shown = "".join(f",{k}={v}" if v else f",{k}" for k, v in options.items())
-    return Place(target, lambda: m.fsmount(fstype, attr, **options), f"{fstype}{shown}")
-
-
-def _host(target: str, source: str, is_dir: bool = False) -> Place:
-    """A file or directory of the host, as it is there now; what the host mounts on it later does
-    not come in."""
-
-    def clone() -> int:
-        fd = m.open_tree(source, m.OPEN_TREE_CLONE)
-        m.mount_setattr(fd, propagation=m.MS_PRIVATE)
-        return fd
-
-    return Place(target, clone, f"host's {source}", is_dir)
-
-
-def _node(name: str) -> Place:
-    return _host(f"dev/{name}", f"/dev/{name}")
-
-
-def _link(target: str, to: str) -> Make:
-    return Make(target, lambda path: os.symlink(to, path), f"link to {to}")
-
-
-def _file(target: str, text: bytes) -> Make:
-    def write(path: str) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        os.write(fd, text)
-        os.close(fd)
-
-    return Make(target, write, "file")
-
-
-def _directory(target: str, mode: int = 0o755) -> Make:
-    return Make(target, lambda path: os.mkdir(path, mode), "directory")
-
-
-def _mknod(target: str, kind: int, what: str) -> Make:
-    return Make(target, lambda path: os.mknod(path, kind), what)
-
-
-DEVPTS: dict[str, str] = {"ptmxmode": "0666", "mode": "0620", "gid": "5"}
-
-
-@record
-class Seen:
-    """What the mount plan has to know of one VPS."""
-
-    container: str  # value of container=, as in the environment of init
-    uuid: str
-    shm_size: str = ""  # of /dev/shm, e.g. "86016k"; "" = the kernel's default
-    own_pts: bool = True  # else /dev/pts is handed over, a mount of the host's
-
-
-def plan(seen: Seen) -> list[Place | Make]:
-    """Everything a VPS finds mounted, in order.
-
-    /sys is read-only because udevd, networkd and logind take a writable one for a real machine.
-    Since directories of /sys are covered, a whole sysfs and proc stand in /dev/.vz: without an
-    instance that nothing is mounted on the kernel refuses nested ones (mount_too_revealing).
-    Their paths must resolve: df fails for a mount whose path leads elsewhere."""
-    empty_ro = {"size": "0", "nr_inodes": "1", "mode": "0555"}
-    return [
-        _fresh("proc", "proc", NOSUID | NODEV | NOEXEC),
-        _fresh("sys", "sysfs", RDONLY | NOSUID | NODEV | NOEXEC),
-        _fresh("sys/fs/cgroup", "cgroup2", NOSUID | NODEV | NOEXEC),
-        *(
-            _fresh(f"sys/{d}", "tmpfs", RDONLY | NOSUID | NODEV | NOEXEC, **empty_ro)
-            for d in ("block", "class/block", "dev/block", "firmware")
-            if os.path.isdir(f"/sys/{d}")
-        ),
-        *_lxcfs(),
-        _fresh("dev", "tmpfs", NOSUID | NOEXEC, mode="0755", size="65536k"),
-        _directory("dev/.vz"),
-        _directory("dev/.vz/proc"),
-        _directory("dev/.vz/sys"),
-        _fresh("dev/.vz/proc", "proc", NOSUID | NODEV | NOEXEC),
-        _fresh("dev/.vz/sys", "sysfs", NOSUID | NODEV | NOEXEC),
-        *(_node(n) for n in ("null", "zero", "full", "random", "urandom", "tty")),
-        *([_fresh("dev/pts", "devpts", NOSUID | NOEXEC, **DEVPTS)] if seen.own_pts else []),
-        _fresh("dev/shm", "tmpfs", NOSUID | NODEV, mode="1777", **_size(seen.shm_size)),
-        _fresh("dev/mqueue", "mqueue", NOSUID | NODEV | NOEXEC),
-        _link("dev/ptmx", "pts/ptmx"),
-        _link("dev/fd", "/proc/self/fd"),
-        _link("dev/stdin", "/proc/self/fd/0"),
-        _link("dev/stdout", "/proc/self/fd/1"),
-        _link("dev/stderr", "/proc/self/fd/2"),
-        _fresh("run", "tmpfs", NOSUID | NODEV, mode="0755"),
-        _directory("run/host"),
-        _file("run/host/container-manager", seen.container.encode() + b"\n"),
-        _file("run/host/container-uuid", seen.uuid.encode() + b"\n"),
-        _directory("run/host/inaccessible"),
-        _mknod("run/host/inaccessible/reg", stat.S_IFREG, "file nobody may open"),
-        _mknod("run/host/inaccessible/fifo", stat.S_IFIFO, "fifo nobody may open"),
-        _mknod("run/host/inaccessible/sock", stat.S_IFSOCK, "socket nobody may open"),
-        # A character device 0:0 is the only node that mknod(2) allows here; systemd takes the
-        # socket where it wants a block device.
-        _mknod("run/host/inaccessible/chr", stat.S_IFCHR, "device 0:0"),
-        _directory("run/host/inaccessible/dir", 0),
-        # networkd would take away the addresses of any device that one of its files matches.
-        _directory("run/systemd"),
-        _directory("run/systemd/network"),
-        _file("run/systemd/network/00-venet0.network", _LEFT_ALONE),
-    ]
-
-
-_LEFT_ALONE = b"[Match]\nName=venet0\n\n[Link]\nUnmanaged=yes\n"
-
-
-def _lxcfs() -> list[Place]:
-    """Files of /proc that show the VPS's own memory, load and CPUs, where the host runs lxcfs.
-
-    Its uptime is left out: the time namespace gives that, and to sysinfo(2) too."""
-    try:
-        names = sorted(set(os.listdir(f"{_LXCFS}/proc")) - {"uptime"})
-    except OSError:  # not installed, or its daemon is dead (ENOTCONN)
-        return []
-    files = [_host(f"proc/{name}", f"{_LXCFS}/proc/{name}") for name in names]
-    cpus = "sys/devices/system/cpu"
-    if os.path.isdir(f"{_LXCFS}/{cpus}"):
-        files.append(_host(cpus, f"{_LXCFS}/{cpus}", is_dir=True))
-    return files
-
-
-def _size(size: str) -> dict[str, str | None]:
-    return {"size": size} if size else {}
-
-
-def enter_root(tree: int) -> None:
-    """The tree becomes "/", and the host's mounts are gone (pivot_root(2), the form with dots)."""
-    m.move_mount(tree, "/")
-    os.fchdir(tree)
-    m.pivot_root(".", ".")
-    m.umount2(".", m.MNT_DETACH)
-    os.chdir("/")
-
-
-def share() -> None:
-    """MS_SHARED on everything: services whose credentials are mounted for them need it (G9)."""
-    m.mount("none", "/", "none", m.MS_REC | m.MS_SHARED)
-
-
-def console(pty: bool) -> int:
-    """/dev/console: the slave of a pty of the VPS itself, whose master is returned; else null.
-
-    The pty comes from the devpts of the VPS, so its slave belongs to the root of the VPS."""
-    if not pty:
-        place("dev/console", m.open_tree("/dev/null", m.OPEN_TREE_CLONE), is_dir=False)
-        return -1
-    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    slave = f"/dev/pts/{pty_number(master)}"
-    place("dev/console", m.open_tree(slave, m.OPEN_TREE_CLONE), is_dir=False)
-    return master

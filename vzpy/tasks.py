@@ -5,13 +5,15 @@ Each function adds calls; their order is the caller's. Host values are looked up
 from __future__ import annotations
 
 import os
+import time
 
 from vzpy.kernel import caps
 from vzpy.kernel import process as p
 from vzpy.kernel.proc import slurp
-from vzpy.kernel.program import Place, Program
+from vzpy.kernel.program import Program
 
 BORN = b"BORN\0\0\0\0"
+WARN = b"WARN"
 _AT_FDCWD = -100
 _O_PLAIN = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 _MSG_NOSIGNAL, _SOL_SOCKET, _SCM_RIGHTS = 0x4000, 1, 1
@@ -23,6 +25,10 @@ _IOPRIO_WHO_PROCESS = 1
 _TIOCSPTLCK, _TIOCGPTPEER, _TIOCSCTTY = 0x40045431, 0x5441, 0x540E
 _SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3
 _INSTRUCTION = 8
+_AF_UNIX, _AF_INET, _AF_NETLINK = 1, 2, 16
+_CLOEXEC = os.O_CLOEXEC  # of sockets too
+_SOCK_DGRAM, _SOCK_RAW, _NETLINK_NETFILTER = 2 | _CLOEXEC, 3 | _CLOEXEC, 12
+_SIOCSIFFLAGS = 0x8914
 _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CPU_WORD = (1 << 64) - 1
 
@@ -30,16 +36,89 @@ _LAST_CPU_WORD = (1 << 64) - 1
 def clone(calls: Program, tell: int, flags: int, cgroup: int) -> None:
     """clone3(2) into a cgroup; its pid is told (BORN), and this process ends. What follows is the
     task's, a child of who started the program."""
-    born = calls.data(BORN + bytes(8))
+    born = calls.room(BORN + bytes(8))
     arguments = calls.words(
         flags | p.CLONE_PARENT | p.CLONE_INTO_CGROUP, 0, 0, 0, 0, 0, 0, 0, 0, 0, cgroup
     )
-    calls.call("clone3", arguments, 88, result=Place(born.offset + 8), zero="task")
+    calls.call("clone3", arguments, 88, kept=born + len(BORN), zero="task")
     calls.call("sendto", tell, born, 16, _MSG_NOSIGNAL, 0, 0)
     calls.call("exit_group", 0)
     calls.label("task")
     calls.call("prctl", p.PR_SET_DUMPABLE, 0, 0, 0, 0)
     calls.call("fcntl", tell, _F_SETFD, _FD_CLOEXEC)
+
+
+def own_namespaces(calls: Program, owner: int) -> None:
+    """Before clone(): the user namespace that is made then belongs to this uid of the host.
+
+    The owner of a user namespace has its own count of processes, signals and inotify watches: one
+    euid a VPS. Without the securebit the change of euid drops the capabilities that
+    CLONE_INTO_CGROUP asks for."""
+    calls.call("prctl", p.PR_SET_SECUREBITS, p.SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
+    calls.call("setgroups", 0, 0)
+    calls.call("setresgid", -1, owner, -1)
+    calls.call("setresuid", -1, owner, -1)
+
+
+def wait(calls: Program, tell: int) -> None:
+    """For the next word of the other end; when that has gone, so does the task."""
+    room = calls.room(bytes(63))
+    calls.call("recvfrom", tell, room, 64, 0, 0, 0, zero="failed")
+
+
+def say(calls: Program, tell: int, *words: bytes) -> None:
+    text = b"\0".join(words)
+    calls.call("sendto", tell, text, len(text), _MSG_NOSIGNAL, 0, 0)
+
+
+def new_time(calls: Program, tell: int, free: int) -> None:
+    """A time namespace that begins now: uptime(1) starts at zero inside. While /proc is the host's.
+
+    clone3 would enter it at once, and its offsets can only be written while nobody is in it. Both
+    clocks move, since programs rely on boot time never being behind monotonic time. The file
+    belongs to the host's root while the task is not dumpable."""
+    calls.call("unshare", p.CLONE_NEWTIME, error="no time")
+    calls.call("prctl", p.PR_SET_DUMPABLE, 1, 0, 0, 0)
+    _open(calls, b"/proc/self/timens_offsets", os.O_WRONLY, free)
+    for name, clock in ((b"monotonic", time.CLOCK_MONOTONIC), (b"boottime", time.CLOCK_BOOTTIME)):
+        line = b"%b %d 0\n" % (name, -int(time.clock_gettime(clock)))
+        calls.call("write", free, line, len(line))
+    calls.call("prctl", p.PR_SET_DUMPABLE, 0, 0, 0, 0)
+    _open(calls, b"/proc/self/ns/time_for_children", os.O_RDONLY, free)
+    calls.call("setns", free, p.CLONE_NEWTIME, zero="time")
+    calls.label("no time")
+    say(calls, tell, WARN, b"no time namespace; uptime inside is the host's")
+    calls.label("time")
+
+
+def _open(calls: Program, path: bytes, flags: int, to: int) -> None:
+    calls.call("openat", _AT_FDCWD, path, flags | os.O_CLOEXEC, 0, result=0, about=path)
+    calls.call("dup3", 0, to, os.O_CLOEXEC)
+
+
+def loopback_up(calls: Program, free: int) -> None:
+    """`ip link set lo up`: inits that are no systemd expect it (netdevice(7), SIOCSIFFLAGS)."""
+    calls.call("socket", _AF_INET, _SOCK_DGRAM, 0, result=0)
+    calls.call("ioctl", 0, _SIOCSIFFLAGS, calls.data(b"lo" + bytes(14) + b"\1" + bytes(15)))
+
+
+def keep_table(calls: Program, tell: int, word: bytes, transaction: bytes, free: int) -> None:
+    """Ask for a table of netfilter, which lasts as long as the socket that is handed over: what is
+    answered can be read there (netfilter.confirm())."""
+    calls.call("socket", _AF_NETLINK, _SOCK_RAW, _NETLINK_NETFILTER, result=0)
+    calls.call("dup3", 0, free, os.O_CLOEXEC)
+    calls.call("bind", free, calls.data(_AF_NETLINK.to_bytes(2, "little") + bytes(10)), 12)
+    calls.call("sendto", free, transaction, len(transaction), 0, 0, 0)
+    hand_over(calls, tell, word, free)
+
+
+def notify_socket(calls: Program, tell: int, word: bytes, path: bytes, free: int) -> None:
+    """Where init says that it has booted, handed over: init would hang on one nobody reads."""
+    calls.call("socket", _AF_UNIX, _SOCK_DGRAM, 0, result=0)
+    calls.call("dup3", 0, free, os.O_CLOEXEC)
+    address = _AF_UNIX.to_bytes(2, "little") + path + b"\0"
+    calls.call("bind", free, address, len(address))
+    hand_over(calls, tell, word, free)
 
 
 def close_all_but(calls: Program, keep: list[int]) -> None:
@@ -85,9 +164,8 @@ def limit(calls: Program, rlimits: tuple[tuple[int, int, int], ...]) -> None:
 def forget_oom_score(calls: Program, free: int) -> None:
     """While /proc is the host's. free  a descriptor that is not in use, and stays open"""
     flags = os.O_WRONLY | os.O_CLOEXEC
-    calls.call(
-        "openat", _AT_FDCWD, b"/proc/self/oom_score_adj", flags, 0, result=0, error="no score"
-    )
+    path = b"/proc/self/oom_score_adj"
+    calls.call("openat", _AT_FDCWD, path, flags, 0, result=0, error="no score")
     calls.call("dup3", 0, free, os.O_CLOEXEC)
     calls.may_fail("write", free, b"0", 1)
     calls.label("no score")
@@ -107,17 +185,23 @@ def hand_over(calls: Program, tell: int, word: bytes, fd: int) -> None:
     calls.call("sendmsg", tell, message, _MSG_NOSIGNAL)
 
 
-def own_pty(calls: Program, tell: int, word: bytes, free: int) -> None:
-    """A pty from the VPS's devpts becomes 0, 1 and 2; its master goes to the other end.
+def new_pty(calls: Program, master: int) -> None:
+    """A pty from the VPS's devpts; its slave is the first argument of the next call.
 
-    The guest may have put anything at that path: who gets it has to look.
-    free  with the next one a descriptor that is not in use, and stays open"""
-    master, slave = free, free + 1
+    The guest may have put anything at that path: who gets the master has to look."""
     path = b"/dev/pts/ptmx"
     calls.call("openat", _AT_FDCWD, path, _O_PLAIN, 0, result=0, about=path)
     calls.call("dup3", 0, master, os.O_CLOEXEC)
     calls.call("ioctl", master, _TIOCSPTLCK, calls.words(0), about=path)
-    calls.call("ioctl", master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY, result=0, about=path)
+    calls.call("ioctl", master, _TIOCGPTPEER, _O_PLAIN, result=0, about=path)
+
+
+def own_pty(calls: Program, tell: int, word: bytes, free: int) -> None:
+    """A pty of the VPS becomes 0, 1 and 2; its master is handed over.
+
+    free  with the next one a descriptor that is not in use, and stays open"""
+    master, slave = free, free + 1
+    new_pty(calls, master)
     calls.call("dup3", 0, slave, os.O_CLOEXEC)
     hand_over(calls, tell, word, master)
     stdio(calls, (slave, slave, slave))
@@ -156,7 +240,7 @@ def broker(calls: Program, program: bytes, tell: int, word: bytes, free: int) ->
     hand_over(calls, tell, word, free)
 
 
-def _sock_fprog(calls: Program, program: bytes) -> Place:
+def _sock_fprog(calls: Program, program: bytes) -> int:
     return calls.words(len(program) // _INSTRUCTION, program)
 
 
@@ -179,8 +263,11 @@ def execute(
     calls: Program,
     candidates: tuple[tuple[bytes, tuple[bytes, ...]], ...],
     env: tuple[tuple[bytes, bytes], ...],
+    about: bytes = b"",
 ) -> None:
     """No signal blocked any more, then the first candidate that exists: path and argv.
+
+    about  the path that is told of when there is none, else that of the last one
 
     Raises OSError EINVAL for words that no program can be given."""
     words = [word for path, argv in candidates for word in (path, *argv)]
@@ -192,7 +279,7 @@ def execute(
     environment = calls.pointers(pairs)
     for path, argv in candidates:
         missing = f"no {os.fsdecode(path)}"
-        if path != candidates[-1][0]:
-            calls.call("faccessat", _AT_FDCWD, path, os.F_OK, error=missing)
+        calls.call("faccessat", _AT_FDCWD, path, os.F_OK, error=missing)
         calls.call("execve", path, calls.pointers(list(argv)), environment, about=path)
         calls.label(missing)
+    calls.call("faccessat", _AT_FDCWD, path, os.F_OK, about=about or path)

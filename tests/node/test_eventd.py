@@ -221,8 +221,7 @@ def test_rubbish_and_stalls_harm_nobody(vps):
     idle = [summon.connect(vps.node.paths.socket) for _ in range(200)]
     bad = Daemon.open(vps.node.paths)
     for message in (
-        {"op": "launch"}, {"op": "launch", "ctid": 101, "birth": {}},
-        {"op": "launch", "ctid": 101, "birth": {"ids": (1,), "seen": ()}},
+        {"op": "launch"}, {"op": "launch", "ctid": 101},
         {"op": "console", "ctid": 101}, {"op": "console", "ctid": "x"}, {"op": "watch"},
         {"op": "attach"}, {"op": "input", "data": b"x"}, {"op": "size", "rows": 1, "columns": 1},
     ):

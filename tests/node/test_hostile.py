@@ -303,10 +303,10 @@ class TestGuest:
         monkeypatch.setattr(enter, "_LAUNCH_TIMEOUT", 0.5)
         real = enter.Program.start
 
-        def frozen(calls, keep, name):
-            leaf = keep[2]
+        def frozen(calls, fds):
+            leaf = fds[2]
             Path(f"/proc/self/fd/{leaf}", "cgroup.freeze").write_text("1")
-            return real(calls, keep, name)
+            return real(calls, fds)
 
         monkeypatch.setattr(enter.Program, "start", frozen)
         begun = time.monotonic()

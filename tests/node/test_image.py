@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import traces
 from belongings import furnish, picture
 
 import tools
@@ -26,7 +27,7 @@ def vps(node):
 
 
 def loops(vps) -> list[str]:
-    return tools._loops(os.path.realpath(vps.private))
+    return traces.loops(os.path.realpath(vps.private))
 
 
 def of(fs: str) -> dict[str, str]:

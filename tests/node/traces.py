@@ -26,7 +26,7 @@ class Traces:
             *(("cgroup", n) for n in names if os.path.exists(f"{cgroups.mountpoint()}/{n}")),
             *(("network namespace", n) for n in _listing("/run/netns")),
             *(("link", n) for _, n in socket.if_nameindex() if n.startswith(("venet", "veth"))),
-            *(("loop device", n) for n in _loops(folder)),
+            *(("loop device", n) for n in loops(folder)),
             *(("descriptor", n) for n in _descriptors()),
             *(("default node", n) for n in ("/etc/vz", "/run/vz", "/vz") if os.path.exists(n)),
             *(("id range", str(e.ids.base)) for e in _ranges(folder)),
@@ -97,7 +97,7 @@ def to_be_removed(node) -> list[str]:
     return _staged(os.path.dirname(os.path.dirname(node.paths.etc)))
 
 
-def _loops(folder: str) -> list[str]:
+def loops(folder: str) -> list[str]:
     found = []
     for path in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:

@@ -16,13 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vzpy import child, state
+from vzpy import state
 from vzpy.errors import Locked
-from vzpy.eventd import birth, fdkeep, loop, server, summon, wire, worker
+from vzpy.eventd import fdkeep, loop, server, summon, wire, worker
 from vzpy.eventd.attach import DETACH, SAK, Keys
 from vzpy.kernel import watch
-from vzpy.model import IdRange, NodePaths
-from vzpy.rootfs import Seen
+from vzpy.model import NodePaths
 
 plain = st.recursive(
     st.integers() | st.binary() | st.text(),
@@ -95,45 +94,6 @@ def test_a_peer_that_died_before_it_read_is_told_from_one_that_read():
     b.close()
     with pytest.raises(ConnectionAbortedError):
         wire.receive(a)
-
-
-BIRTH = child.Birth(
-    ids=IdRange(0x70000000, 65536),
-    hostname=b"one",
-    init=(b"/sbin/init",),
-    argv=(b"init", b"\xff"),
-    env=((b"container", b"vzpy"),),
-    capabilities=1 << 40,
-    filters=(bytes(range(256)) * 16,),
-    seen=Seen(container="vzpy", uuid="u"),
-    below=("mnt/\udcff",),
-    kind="systemd",
-    pty=True,
-    notify=False,
-)
-
-
-def test_a_birth_arrives_as_it_was_sent():
-    handed = child.Handed(sync=3, cgroup=4, root=5, below=(6,))
-    message, fds = birth.pack(BIRTH, handed)
-    assert birth.unpack(wire.decode(wire.encode(message)), fds) == (BIRTH, handed)
-
-
-@pytest.mark.parametrize("change", [{"ids": 1}, {"more": 1}, {"below": ()}, {"seen": (1,) * 20}])
-def test_a_wrong_birth_is_refused(change):
-    message, fds = birth.pack(BIRTH, child.Handed(sync=3, cgroup=4, root=5, below=(6,)))
-    message["birth"].update(change)
-    with pytest.raises((ValueError, TypeError)):
-        birth.unpack(message, fds)
-
-
-def test_faults_of_a_launch_end_with_it(monkeypatch):
-    monkeypatch.setenv("VZ_TEST_FAIL_AT", "child-root")
-    message, _ = birth.pack(BIRTH, child.Handed(sync=3, cgroup=4, root=5, below=(6,)))
-    monkeypatch.delenv("VZ_TEST_FAIL_AT")
-    with birth.faults(message):
-        assert os.environ["VZ_TEST_FAIL_AT"] == "child-root"
-    assert "VZ_TEST_FAIL_AT" not in os.environ
 
 
 # The loop

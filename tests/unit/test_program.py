@@ -25,17 +25,20 @@ def ends():
         yield ours, theirs
 
 
-def run(calls: Program, *keep: int) -> int:
+TELL, GIVEN = 3, 4
+
+
+def run(calls: Program, *fds: int) -> int:
     """Exit status."""
-    pid = calls.start(list(keep), "test")
+    pid = calls.start(list(fds))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_one_call_after_the_other(ends):
     ours, theirs = ends
-    calls = Program(theirs.fileno())
+    calls = Program(TELL)
     for text in (b"one", b"two"):
-        calls.call("write", theirs.fileno(), text, len(text))
+        calls.call("write", TELL, text, len(text))
     calls.call("exit_group", 7)
     assert run(calls, theirs.fileno()) == 7
     assert [ours.recv(9), ours.recv(9)] == [b"one", b"two"]
@@ -44,7 +47,7 @@ def test_one_call_after_the_other(ends):
 def test_a_result_is_the_argument_of_the_next_call(ends, tmp_path):
     (tmp_path / "file").write_bytes(b"read")
     ours, theirs = ends
-    calls = Program(theirs.fileno())
+    calls = Program(TELL)
     calls.call("openat", AT_FDCWD, bytes(tmp_path / "file"), os.O_RDONLY, 0, result=0)
     calls.call("dup3", 0, 50, 0)
     calls.call("fcntl", 50, 1, 0)  # F_GETFD
@@ -54,11 +57,11 @@ def test_a_result_is_the_argument_of_the_next_call(ends, tmp_path):
 
 def test_a_result_is_kept(ends):
     ours, theirs = ends
-    calls = Program(theirs.fileno())
-    kept = calls.data(bytes(8))
+    calls = Program(TELL)
+    kept = calls.room(bytes(8))
     calls.call("umask", 0o77)
-    calls.call("umask", 0, result=kept)
-    calls.call("write", theirs.fileno(), kept, 8)
+    calls.call("umask", 0, kept=kept)
+    calls.call("write", TELL, kept, 8)
     calls.call("exit_group", 0)
     assert run(calls, theirs.fileno()) == 0
     assert int.from_bytes(ours.recv(8), "little") == 0o77
@@ -71,7 +74,7 @@ def test_a_result_is_kept(ends):
 def test_the_next_call_is_chosen_by_the_result(ends, first, status):
     """The umask was 0 before; dup3 gives 50, or EBADF."""
     _, theirs = ends
-    calls = Program(theirs.fileno())
+    calls = Program(TELL)
     calls.call("umask", 0)
     calls.call(*first, positive="positive", zero="zero", error="error")
     for number, label in enumerate(("positive", "zero", "error"), 1):
@@ -86,11 +89,11 @@ def test_a_loop(ends):
     for _ in range(3):
         ours.send(b"more")
     ours.shutdown(socket.SHUT_WR)
-    calls = Program(theirs.fileno())
-    room = calls.data(bytes(8))
+    calls = Program(TELL)
+    room = calls.room(bytes(8))
     calls.label("again")
-    calls.call("sendto", theirs.fileno(), b"heard", 5, 0, 0, 0)
-    calls.call("recvfrom", theirs.fileno(), room, 8, 0, 0, 0, positive="again")
+    calls.call("sendto", TELL, b"heard", 5, 0, 0, 0)
+    calls.call("recvfrom", TELL, room, 8, 0, 0, 0, positive="again")
     calls.call("exit_group", 0)
     assert run(calls, theirs.fileno()) == 0
     assert [ours.recv(9) for _ in range(4)] == [b"heard"] * 4
@@ -98,7 +101,7 @@ def test_a_loop(ends):
 
 def test_what_failed_is_told(ends):
     ours, theirs = ends
-    calls = Program(theirs.fileno())
+    calls = Program(TELL)
     calls.step = "early"
     calls.may_fail("chdir", b"/nonexistent")
     calls.step = "late"
@@ -111,7 +114,7 @@ def test_what_failed_is_told(ends):
 
 def test_nobody_to_tell(ends):
     ours, theirs = ends
-    calls = Program(theirs.fileno())
+    calls = Program(TELL)
     calls.call("chdir", b"/nonexistent")
     ours.close()
     assert run(calls, theirs.fileno()) == 1
@@ -120,8 +123,8 @@ def test_nobody_to_tell(ends):
 def test_words_and_strings(ends):
     _, theirs = ends
     read, write = os.pipe()
-    calls = Program(theirs.fileno())
-    calls.call("dup3", write, 1, 0)
+    calls = Program(TELL)
+    calls.call("dup3", GIVEN, 1, 0)
     argv = calls.pointers([b"sh", b"-c", b"echo $WORD"])
     calls.call("execve", b"/bin/sh", argv, calls.pointers([b"WORD=found"]))
     assert run(calls, theirs.fileno(), write) == 0
@@ -131,14 +134,14 @@ def test_words_and_strings(ends):
 
 
 def test_nothing_in_it_can_be_written_and_executed(ends):
-    calls = Program(ends[1].fileno())
+    calls = Program(TELL)
     calls.call("exit_group", 0)
     fd = calls.load()
-    segments = [os.pread(fd, 8, 64 + 56 * number) for number in range(2)]
+    segments = [os.pread(fd, 8, 64 + 56 * number) for number in range(3)]
     os.close(fd)
     read, write, execute = 4, 2, 1
     assert [int.from_bytes(segment[4:], "little") for segment in segments] == [
-        read | execute, read | write
+        read | execute, read | write, read | write
     ]
 
 
@@ -170,7 +173,7 @@ def test_the_loop_of_another_machine(monkeypatch, tmp_path, machine):
     calls.call("exit_group", 5)
     fd = calls.load()
     file = tmp_path / "program"
-    file.write_bytes(os.pread(fd, 1 << 20, 0))
+    file.write_bytes(os.pread(fd, 1 << 23, 0))
     os.close(fd)
     file.chmod(0o755)
     ran = subprocess.run([emulator, file], capture_output=True)

@@ -12,10 +12,10 @@ import os
 import select
 import time
 
-from vzpy import child, state
-from vzpy.eventd import birth, wire, worker
+from vzpy import state
+from vzpy.eventd import wire, worker
 from vzpy.eventd.workers import End, Init, Workers
-from vzpy.kernel import proc, watch
+from vzpy.kernel import proc, program, watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ class Births:
         client.at_close.append(lambda: self.later(_FIRST_LOOK, lambda: self.claim(ctid)))
 
     def launch(self, client: Client, message: Message, fds: list[int]) -> Message:
-        """Clone the first task of a VPS; the tool and it talk over the tool's socket."""
-        born, handed = birth.unpack(message, fds)
-        with birth.faults(message):
-            child.launch(born, handed)
+        """Run the program that clones the first task of a VPS (child.py), which is then a child of
+        ours; the tool and it talk over the tool's socket."""
+        if len(fds) < 2:
+            raise ValueError("launch: a program and its descriptors are asked for")
+        self.errands.add(program.start(fds[0], fds[1:]))
         return {}
 
     def claim(self, ctid: int) -> None:

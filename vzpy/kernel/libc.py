@@ -87,24 +87,19 @@ NR_mount_setattr = 442
 NR_quotactl_fd = 443
 
 _OLDER = {
-    #   pivot_root seccomp keyctl ioprio_set capset bpf quotactl rt_sigtimedwait rt_sigaction
-    "x86_64": (155, 317, 250, 251, 126, 321, 179, 128, 13),
-    "aarch64": (41, 277, 219, 30, 91, 280, 60, 137, 134),
-    "riscv64": (41, 277, 219, 30, 91, 280, 60, 137, 134),
-    "ppc64le": (203, 358, 271, 273, 184, 361, 131, 176, 173),
-    "s390x": (217, 348, 280, 282, 185, 351, 131, 177, 174),
+    #   seccomp capset bpf quotactl rt_sigtimedwait rt_sigaction
+    "x86_64": (317, 126, 321, 179, 128, 13),
+    "aarch64": (277, 91, 280, 60, 137, 134),
+    "riscv64": (277, 91, 280, 60, 137, 134),
 }
 (
-    NR_pivot_root,
     NR_seccomp,
-    NR_keyctl,
-    NR_ioprio_set,
     NR_capset,
     NR_bpf,
     NR_quotactl,
     NR_rt_sigtimedwait,
     NR_rt_sigaction,
-) = _OLDER.get(os.uname().machine, (-1,) * 9)
+) = _OLDER.get(os.uname().machine, (-1,) * 6)
 
 
 def oserror(path: str | bytes | None = None) -> OSError:

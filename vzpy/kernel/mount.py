@@ -1,6 +1,6 @@
 """Mounts by descriptor, and paths that cannot leave a root.
 
-mount(2), open_tree(2), move_mount(2), fsopen(2), mount_setattr(2), openat2(2), pivot_root(2)."""
+mount(2), open_tree(2), move_mount(2), fsopen(2), mount_setattr(2), openat2(2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from vzpy.kernel.libc import (
     NR_move_mount,
     NR_open_tree,
     NR_openat2,
-    NR_pivot_root,
     c_char_p,
     c_int,
     c_ulong,
@@ -154,10 +153,6 @@ def mount_setattr(
     args = struct.pack("=4Q", attr_set, attr_clr, propagation, userns)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     syscall(NR_mount_setattr, fd, b"", flags, args, len(args))
-
-
-def pivot_root(new_root: str, put_old: str) -> None:
-    syscall(NR_pivot_root, os.fsencode(new_root), os.fsencode(put_old))
 
 
 def openat2(

@@ -12,7 +12,7 @@ _TABLE = """
     dup3 292 24             execve 59 221           exit_group 231 94
     faccessat 269 48        fcntl 72 25             nanosleep 35 101
     reboot 169 142          fchdir 81 50            ioctl 16 29             ioprio_set 251 30
-    keyctl 250 219          mkdirat 258 34          mknodat 259 33
+    keyctl 250 219          kill 62 129             mkdirat 258 34          mknodat 259 33
     mount 165 40            move_mount 429 429      open_tree 428 428
     openat 257 56           personality 135 92      pivot_root 155 41
     prctl 157 167           prlimit64 302 261       recvfrom 45 207
@@ -22,7 +22,9 @@ _TABLE = """
     setns 308 268           setpriority 141 140     setresgid 119 149
     setresuid 117 147       setsid 112 157          socket 41 198
     symlinkat 266 36        umask 95 166            umount2 166 39
-    unshare 272 97          write 1 64
+    unshare 272 97          write 1 64              unlinkat 263 35
+    fsopen 430 430          fsconfig 431 431        fsmount 432 432
+    openat2 437 437         mount_setattr 442 442
 """.split()
 _COLUMN = {"x86_64": 1, "aarch64": 2, "riscv64": 2}.get(os.uname().machine, 0)
 

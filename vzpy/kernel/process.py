@@ -10,8 +10,6 @@ from _ctypes import addressof
 from vzpy.kernel.libc import (
     NR_clone3,
     NR_close_range,
-    NR_ioprio_set,
-    NR_keyctl,
     NR_pidfd_getfd,
     NR_pidfd_send_signal,
     NR_rt_sigaction,
@@ -60,16 +58,13 @@ RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_AS = 7, 8, 9
 RLIMIT_SIGPENDING, RLIMIT_MSGQUEUE, RLIMIT_NICE, RLIMIT_RTPRIO = 11, 12, 13, 14
 
 _STACK = 16384
-LINUX_REBOOT_CMD_POWER_OFF = 0x4321FEDC
+REBOOT_MAGIC, LINUX_REBOOT_CMD_POWER_OFF = (0xFEE1DEAD, 672274793), 0x4321FEDC
 
-_KEYCTL_JOIN_SESSION_KEYRING = 1
-_IOPRIO_WHO_PROCESS = 1
 
 libc.prctl.argtypes = [c_int] + [c_ulong] * 4
 libc.setns.argtypes = [c_int, c_int]
 libc.unshare.argtypes = [c_int]
 libc.sethostname.argtypes = [c_char_p, c_ulong]
-libc.personality.argtypes = [c_ulong]
 libc.prlimit.argtypes = [c_int, c_int, c_char_p, c_void_p]
 
 
@@ -81,8 +76,7 @@ def clone3(flags: int, cgroup: int = -1) -> int:
 
     Only from a single-threaded process: the child of a threaded one waits for ever for the
     interpreter lock that another thread holds."""
-    signal = 0 if flags & CLONE_PARENT else SIGCHLD  # the parent's own is used then
-    args = struct.pack("=11Q", flags, 0, 0, 0, signal, 0, 0, 0, 0, 0, max(cgroup, 0))
+    args = struct.pack("=11Q", flags, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, max(cgroup, 0))
     return syscall(NR_clone3, args, len(args))
 
 
@@ -169,26 +163,6 @@ def close_all_but(keep: list[int]) -> None:
 def sethostname(name: bytes) -> None:
     if libc.sethostname(name, len(name)) < 0:
         raise oserror()
-
-
-def reboot(cmd: int) -> None:
-    """reboot(2). Inside a pid namespace it ends that: init dies by SIGINT, or by SIGHUP for
-    LINUX_REBOOT_CMD_RESTART."""
-    if libc.reboot(c_int(cmd)) < 0:
-        raise oserror()
-
-
-def new_session_keyring() -> None:
-    """keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL): leave the caller's keys behind."""
-    syscall(NR_keyctl, _KEYCTL_JOIN_SESSION_KEYRING, None)
-
-
-def reset_ioprio() -> None:
-    syscall(NR_ioprio_set, _IOPRIO_WHO_PROCESS, 0, 0)
-
-
-def reset_personality() -> None:
-    libc.personality(0)
 
 
 _SIG_SETMASK = 2

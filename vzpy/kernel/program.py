@@ -7,39 +7,40 @@ search paths of a process of the host. This one is a loop of twenty instructions
 memfd; it knows nothing, reads no file and has no memory but its list.
 
     code        the loop, the same for every program
-    told        word, call, result: what is said when a call fails
+    told        word, call, result: what is said when a call fails; the first call
+    data        what arguments point to
     calls       number, six arguments, where the result goes, and which call is next
-                if that is positive, zero, negative
-    data        what arguments point to"""
+                if that is positive, zero, negative"""
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import _struct as struct
 import errno
+import fcntl
 import os
+import sys
 
 from vzpy.kernel.numbers import NR
-from vzpy.record import record
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    Word: TypeAlias = int | bytes | "Place"
 
 FAILED = b"FAILED\0\0"
-_CODE, _DATA = 0x10000000, 0x10010000  # addresses; 64 KiB are the largest pages there are
-_HEAD = 64 + 56 * 2  # bytes of the ELF header and of its two segments
+_PAGE = 0x10000  # the largest there are
+_CODE, _DATA, _CALLS = 0x10000000, 0x10010000, 0x10400000  # addresses
+_RESULT = _DATA + 16
+_TOLD = 24  # bytes
+LAUNCHER = "vz-launcher"  # name of the process
+FIRST = 3  # descriptor that a program is given
+OWN = 200  # first of those that it may choose itself: open(2) gives it the lowest, below these
+_HEAD = 64 + 56 * 3  # bytes of the ELF header, and what it says of segments
 _ROW = 88  # bytes of a call
-_CALLS, _TOLD_RESULT = _DATA + 32, _DATA + 16
+_FIRST_CALL = _CALLS + 2 * _ROW  # after those that tell of a failure
 _WORD = (1 << 64) - 1
 _MSG_NOSIGNAL = 0x4000
 _MFD_CLOEXEC, _MFD_EXEC = 1, 16
 
 # The loop: `told` at _DATA in one register, the address of the call in another.
 _X86_64 = (
-    "4c8d2d49ff0000"  # lea told(%rip), %r13
+    "4c8d2d11ff0000"  # lea told(%rip), %r13
     "4d8b6518"  #       mov 24(%r13), %r12
     "498b0424"  #  1:   mov (%r12), %rax
     "498b7c2408"  #     mov 8(%r12), %rdi
@@ -61,7 +62,7 @@ _X86_64 = (
     "ebb3"  #           jmp 1b
 )
 _AARCH64 = (
-    "94fa0710"  #       adr x20, told
+    "d4f80710"  #       adr x20, told
     "930e40f9"  #       ldr x19, [x20, #24]
     "680240f9"  #  1:   ldr x8, [x19]
     "608640a9"  #       ldp x0, x1, [x19, #8]
@@ -79,7 +80,7 @@ _AARCH64 = (
     "f3ffff17"  #       b 1b
 )
 _RISCV64 = (
-    "97090100938909f5"  # la s3, told
+    "97090100938989f1"  # la s3, told
     "03b98901"  #       ld s2, 24(s3)
     "83380900"  #  1:   ld a7, 0(s2)
     "03358900"  #       ld a0, 8(s2)
@@ -109,159 +110,166 @@ _MACHINES = {
 }
 
 
-@record
-class Place:
-    """Something in the data of a program; as an argument, its address."""
-
-    offset: int
-
-
 class Program:
     """tell  descriptor of a socket where a call that failed is told; then the program ends with 1
 
-    step is what the next calls belong to, for what is told of them."""
+    step is what the next calls belong to, for what is told of them. Whatever has an address has it
+    at once: data() and words() return it, and a call takes it as it takes any number."""
 
     def __init__(self, tell: int) -> None:
         self.step = ""
-        self._tell = tell
-        self._data = bytearray()
-        self._pointers: list[tuple[int, Place]] = []  # words of the data that are addresses
-        self._calls: list[Call] = []
+        self._data = bytearray(struct.pack("=8sQQQ", FAILED, 0, 0, _FIRST_CALL))
+        self._known: dict[bytes, int] = {}  # strings that are in the data
+        self._rows = bytearray()
+        self._about: list[tuple[str, bytes]] = []
         self._labels: dict[str, int] = {}
+        self._jumps: list[tuple[int, str]] = []  # where the address of a later label belongs
+        self._tell = tell
+        self.label("failed")
+        self.call("sendto", tell, _DATA, _TOLD, _MSG_NOSIGNAL, 0, 0, error="")
+        self.call("exit_group", 1, error="")
 
     def label(self, name: str) -> None:
         """The next call has that name."""
-        self._labels[name] = len(self._calls)
+        self._labels[name] = _CALLS + len(self._rows)
 
     def call(
-        self, name: str, *arguments: Word, result: Place | int | None = None,
+        self, name: str, *arguments: int | bytes, result: int = -1, kept: int = _RESULT,
         positive: str = "", zero: str = "", error: str = "failed", about: bytes = b"",
     ) -> None:
         """One system call. Bytes are strings in memory that end in NUL.
 
-        result    where it is kept: a place, or the number of an argument of the next call
+        result    the argument (0 ...) of the next call that the result becomes
+        kept      or an address where it is kept
         positive, zero, error
                   the label of the call that follows such a result, "" = the next one
         about     a path, for the error"""
-        words = tuple([self.data(x) if isinstance(x, bytes) else x for x in arguments])
-        next_ = (positive, zero, error)
-        self._calls.append(Call(NR[name], words, result, next_, self.step, about))
+        here = len(self._rows)
+        following = _CALLS + here + _ROW
+        words = [self.data(x) if isinstance(x, bytes) else x & _WORD for x in arguments]
+        words += [0] * (6 - len(words))
+        if result >= 0:
+            kept = following + 8 * (1 + result)
+        nexts = [self._labels.get(label, following) if label else following
+                 for label in (positive, zero, error)]  # fmt: skip
+        self._rows += _row(NR[name], *words, kept, *nexts)
+        for at, label in ((64, positive), (72, zero), (80, error)):
+            if label and label not in self._labels:
+                self._jumps.append((here + at, label))
+        self._about.append((self.step, about))
 
-    def may_fail(self, name: str, *arguments: Word) -> None:
+    def may_fail(self, name: str, *arguments: int | bytes) -> None:
         """A call whose failure does not matter."""
         self.call(name, *arguments, error="")
 
-    def data(self, content: bytes) -> Place:
-        """Bytes and a NUL behind them, at a multiple of 8."""
-        at = len(self._data)
+    def data(self, content: bytes) -> int:
+        """The address of these bytes, with a NUL behind them, which nobody changes."""
+        if content not in self._known:
+            self._known[content] = self.room(content)
+        return self._known[content]
+
+    def room(self, content: bytes) -> int:
+        """The address of a place of its own that holds these bytes at first, at a multiple of 8."""
+        at = _DATA + len(self._data)
         self._data += content + bytes(8 - len(content) % 8)
-        return Place(at)
+        return at
 
-    def words(self, *words: Word) -> Place:
+    def words(self, *words: int | bytes) -> int:
         """An array of 64-bit words: of pointers, or a structure that is made of such."""
-        items = [self.data(x) if isinstance(x, bytes) else x for x in words]
-        at = len(self._data)
-        for number, item in enumerate(items):
-            if isinstance(item, Place):
-                self._pointers.append((at + 8 * number, item))
-        numbers = (0 if isinstance(item, Place) else item & _WORD for item in items)
-        self._data += struct.pack(f"={len(items)}Q", *numbers)
-        return Place(at)
+        numbers = [self.data(x) if isinstance(x, bytes) else x & _WORD for x in words]
+        return self.room(struct.pack(f"={len(numbers)}Q", *numbers))
 
-    def pointers(self, strings: list[bytes]) -> Place:
+    def pointers(self, strings: list[bytes]) -> int:
         """An array of strings as execve(2) takes it."""
         return self.words(*strings, 0)
+
+    def fail(self, number: int) -> None:
+        """Tell that this call has failed with an errno, and end."""
+        told = self.words(int.from_bytes(FAILED, sys.byteorder), _CALLS + len(self._rows), -number)
+        self.call("sendto", self._tell, told, _TOLD, _MSG_NOSIGNAL, 0, 0)
+        self.call("exit_group", 1)
 
     def failure(self, packet: bytes) -> tuple[int, str, bytes]:
         """errno, step and path of a call that has failed, from what was told (FAILED ...)."""
         address, result = struct.unpack_from("=Qq", packet, len(FAILED))
-        failed = self._calls[(address - _CALLS) // _ROW]
-        return -result, failed.step, failed.about
-
-    def build(self) -> bytes:
-        """told, calls and data, as they are in memory; nothing can be added afterwards."""
-        self.label("failed")
-        self.call("sendto", self._tell, _DATA, 24, _MSG_NOSIGNAL, 0, 0, error="")
-        self.call("exit_group", 1)
-        data = _CALLS + _ROW * len(self._calls)
-        for at, place in self._pointers:
-            self._data[at : at + 8] = (data + place.offset).to_bytes(8, "little")
-        rows = (call.row(at, data, self._labels) for at, call in enumerate(self._calls))
-        told = struct.pack("=8sQQQ", FAILED, 0, 0, _CALLS)
-        return b"".join((told, *rows, self._data))
-
-    def start(self, keep: list[int], name: str) -> int:
-        """Run it as a child, with all signals blocked: its pid.
-
-        keep  descriptors that it has under the same numbers; posix_spawn(3) makes them inheritable
-        From any thread: nothing is forked. Raises OSError."""
-        file = self.load()
-        try:
-            return os.posix_spawn(
-                f"/proc/self/fd/{file}", [name], {},
-                file_actions=[(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep],
-                setsigmask=_signal.valid_signals(),
-            )
-        finally:
-            os.close(file)
+        return -result, *self._about[(address - _CALLS) // _ROW]
 
     def load(self) -> int:
-        """A memfd with the program, to be executed. Raises OSError."""
+        """A memfd with the program, to be executed. Raises OSError: E2BIG."""
+        if len(self._data) > _CALLS - _DATA:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         machine, loop = _MACHINES[os.uname().machine]
-        data = self.build()
+        for at, label in self._jumps:
+            self._rows[at : at + 8] = self._labels[label].to_bytes(8, sys.byteorder)
+        head = _head(machine, len(loop) // 2, len(self._data), len(self._rows))
         fd = _memfd()
         try:
-            os.pwrite(fd, _head(machine, len(loop) // 2, len(data)) + bytes.fromhex(loop), 0)
-            os.pwrite(fd, data, _DATA - _CODE)
+            for address, part in (
+                (_CODE, head + bytes.fromhex(loop)), (_DATA, self._data), (_CALLS, self._rows),
+            ):
+                os.pwrite(fd, part, address - _CODE)
         except BaseException:
             os.close(fd)
             raise
         return fd
 
+    def start(self, fds: list[int], name: str = LAUNCHER) -> int:
+        """Run it as a child (see start()): its pid. Raises OSError."""
+        file = self.load()
+        try:
+            return start(file, fds, name)
+        finally:
+            os.close(file)
 
-@record
-class Call:
-    """See Program.call()."""
 
-    number: int
-    arguments: tuple[int | Place, ...]
-    result: Place | int | None
-    next: tuple[str, str, str]
-    step: str
-    about: bytes
+_row = struct.Struct("=11Q").pack
 
-    def row(self, at: int, data: int, labels: dict[str, int]) -> bytes:
-        """As the loop reads it: the call number `at`, with the data at that address."""
-        following = _CALLS + _ROW * (at + 1)
-        words = [data + x.offset if isinstance(x, Place) else x & _WORD for x in self.arguments]
-        result = self.result
-        if isinstance(result, Place):
-            kept = data + result.offset
-        else:
-            kept = _TOLD_RESULT if result is None else following + 8 * (1 + result)
-        nexts = (_CALLS + _ROW * labels[x] if x else following for x in self.next)
-        return struct.pack("=11Q", self.number, *words, *[0] * (6 - len(words)), kept, *nexts)
+
+def start(file: int, fds: list[int], name: str = LAUNCHER) -> int:
+    """Run a program (Program.load) as a child, with all signals blocked: its pid.
+
+    fds  what it has as descriptors FIRST, FIRST + 1 ...; -1 leaves a number out
+    From any thread: nothing is forked. Raises OSError: EACCES where no memfd may be executed."""
+    # Out of the way, so that none is overwritten before it is its turn.
+    beyond = FIRST + len(fds)
+    lifted = {to: _dup(fd, beyond) for to, fd in enumerate(fds, FIRST) if fd >= 0}
+    try:
+        return os.posix_spawn(
+            f"/proc/self/fd/{file}", [name], {},
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in lifted.items()],
+            setsigmask=_signal.valid_signals(),
+        )
+    finally:
+        for fd in lifted.values():
+            os.close(fd)
+
+
+def _dup(fd: int, least: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)
 
 
 def _memfd() -> int:
     try:
         return os.memfd_create("vz", _MFD_CLOEXEC | _MFD_EXEC)
+    except PermissionError:
+        raise OSError(
+            errno.EACCES, "a program cannot be executed from memory here", "sysctl vm.memfd_noexec"
+        ) from None
     except OSError as err:
         if err.errno != errno.EINVAL:  # before Linux 6.3 every memfd could be executed
             raise
         return os.memfd_create("vz", _MFD_CLOEXEC)
 
 
-def _head(machine: int, code: int, data: int) -> bytes:
-    """The ELF header and the two segments (elf(5)): code to read and execute, the rest to read and
-    write."""
-    page = _DATA - _CODE
+def _head(machine: int, code: int, data: int, calls: int) -> bytes:
+    """The ELF header and the segments (elf(5)): code to read and execute, data to read and write,
+    calls too, whose arguments are results of others."""
     header = struct.pack(
         "=16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, machine, 1, _CODE + _HEAD, 64, 0, 0,
-        64, 56, 2, 0, 0, 0,
+        64, 56, 3, 0, 0, 0,
     )
-    segments = (
-        struct.pack("=IIQQQQQQ", 1, flags, at - _CODE, at, at, size, size, page)
-        for flags, at, size in ((5, _CODE, _HEAD + code), (6, _DATA, data))
+    parts = ((5, _CODE, _HEAD + code), (6, _DATA, data), (6, _CALLS, calls))
+    return header + b"".join(
+        struct.pack("=IIQQQQQQ", 1, flags, at - _CODE, at, at, size, size, _PAGE)
+        for flags, at, size in parts
     )
-    return header + b"".join(segments)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import fcntl
 
-_TIOCSPTLCK, _TIOCGPTN, _TIOCSCTTY = 0x40045431, 0x80045430, 0x540E
+_TIOCSPTLCK, _TIOCGPTN = 0x40045431, 0x80045430
 
 
 def pty_number(master: int) -> int:
     """Unlock the slave of a pty master and tell its number: /dev/pts/NUMBER."""
     fcntl.ioctl(master, _TIOCSPTLCK, bytes(4))
     return int.from_bytes(fcntl.ioctl(master, _TIOCGPTN, bytes(4)), "little")
-
-
-def take(terminal: int) -> None:
-    """Make it the controlling terminal of the session that the caller leads."""
-    fcntl.ioctl(terminal, _TIOCSCTTY, 0)

@@ -11,10 +11,6 @@ from _ctypes import Structure
 from vzpy.kernel.libc import NR_seccomp, c_char_p, c_ushort, syscall
 from vzpy.record import record
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 SECCOMP_SET_MODE_FILTER = 1
 _INSTRUCTION = 8
 
@@ -23,20 +19,12 @@ class _SockFprog(Structure):
     _fields_ = (("len", c_ushort), ("filter", c_char_p))
 
 
-def load(program: bytes) -> None:
-    """Install a BPF program for the calling task and its children; needs CAP_SYS_ADMIN in its
-    user namespace, so that no_new_privs can stay off and setuid programs work."""
-    prog = _SockFprog(len(program) // _INSTRUCTION, program)
-    syscall(NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, bytes(prog))
-
-
 SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 _RET_ALLOW, _RET_USER_NOTIF = 0x7FFF0000, 0x7FC00000
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_ID_VALID = 0xC0502100, 0xC0182101, 0x40082102
 _NOTIF = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif
 # linux/audit.h; of a 32-bit personality nothing is handed over.
-_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "riscv64": 0xC00000F3,
-               "ppc64le": 0xC0000015, "s390x": 0x80000016}  # fmt: skip
+_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7, "riscv64": 0xC00000F3}
 _LD_ABS, _JEQ, _RET = 0x20, 0x15, 0x06
 
 
@@ -51,20 +39,11 @@ def handover(numbers: tuple[int, ...]) -> bytes:
 
 
 def listen(program: bytes) -> int:
-    """Install a program as load() does; a descriptor of what it hands over.
+    """Install a program for the calling task; a descriptor of what it hands over.
 
     Raises OSError: EBUSY, the task has a listener already."""
     prog = bytes(_SockFprog(len(program) // _INSTRUCTION, program))
     return syscall(NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, prog)
-
-
-def hand_over(program: bytes, to: Callable[[int], None]) -> None:
-    """listen(), and the descriptor given away: a task must not keep its own."""
-    listener = listen(program)
-    try:
-        to(listener)
-    finally:
-        os.close(listener)
 
 
 @record

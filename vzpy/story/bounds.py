@@ -19,7 +19,7 @@ import errno
 import os
 import resource
 
-from vzpy import cgroups, knobs, ns, rootfs
+from vzpy import cgroups, knobs, mountplan, ns
 from vzpy.kernel import mount as m
 from vzpy.kernel import process
 from vzpy.kernel.proc import slurp
@@ -94,8 +94,8 @@ def devpts(ptys: int, ids: IdRange) -> int:
 
 
 def _pts_options(ptys: int, base: int) -> dict[str, str | None]:
-    gid = int(rootfs.DEVPTS["gid"]) + base
-    return {**rootfs.DEVPTS, "gid": str(gid), "max": str(ptys + _CONSOLE)}
+    gid = int(mountplan.DEVPTS["gid"]) + base
+    return {**mountplan.DEVPTS, "gid": str(gid), "max": str(ptys + _CONSOLE)}
 
 
 def apply(

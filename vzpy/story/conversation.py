@@ -6,7 +6,7 @@ import os
 
 from vzpy.errors import Exit, VzError
 from vzpy.events import Warned
-from vzpy.sync import CONSOLE, GO, LISTENER, NOTIFY, READY, TABLE, WARN, Channel
+from vzpy.sync import CONSOLE, GO, LISTENER, NOTIFY, READY, TABLE, WARN, Channel, ChildError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Conversation:
                 self.notify = fd
             elif word in _HELD:
                 try:
+                    if word == TABLE:
+                        _confirm(fd)
                     hold(_HELD[word], fd)
                 finally:
                     os.close(fd)
@@ -87,3 +89,15 @@ class Conversation:
                 errno=err.errno or 0,
                 hint=f"{err.filename}: {err.strerror}" if err.filename else f"{err.strerror}",
             ) from err
+
+
+def _confirm(table: int) -> None:
+    """The kernel has made the table that the task asked for. Raises ChildError."""
+    from vzpy import netfilter
+
+    try:
+        netfilter.confirm(table)
+    except OSError as err:
+        failure = ChildError(err.errno or 0, err.strerror)
+        failure.step = "child-net"
+        raise failure from None

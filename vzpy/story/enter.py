@@ -22,10 +22,10 @@ from vzpy import cgroupread, cgroups, ns, syscalls, tasks
 from vzpy.errors import Exit, NotRunning, UsageError, VzError
 from vzpy.fault import fault
 from vzpy.kernel import caps, process
-from vzpy.kernel.program import Program
+from vzpy.kernel.program import OWN, Program
 from vzpy.model import Facts, IdRange
 from vzpy.record import record
-from vzpy.sync import BORN, CONSOLE, FAILED, LISTENER, Channel, ChildError
+from vzpy.sync import BORN, CONSOLE, LISTENER, Channel, ChildError, pid_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def _spawn(
     timeout: float | None,
     leaf_of: Callable[[str, IdRange], str],
 ) -> Task:
+    ns.can_wait()
     deadline = time.monotonic() + min(_LAUNCH_TIMEOUT, timeout or _LAUNCH_TIMEOUT)
     try:
         init = os.pidfd_open(facts.pid)
@@ -155,7 +156,6 @@ def _spawn(
     leaf_fd = -1
     leaf = ""
     launcher = pid = 0
-    calls: Program | None = None
     handover = syscalls.quota_handover() if facts.broker else b""
     try:
         fault("exec-leaf")
@@ -164,14 +164,11 @@ def _spawn(
         leaf_fd = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         filters = syscalls.programs(filter_cache, facts.netfilter)
         rlimits = ns.bounds_of(facts.pid)
-        calls = _program(
-            what, theirs.fileno(), init, leaf_fd, rlimits, filters, handover, bounding
-        )
+        ours.program = calls = _program(what, rlimits, filters, handover, bounding)
         fault("exec-launch")
-        keep = [theirs.fileno(), init, leaf_fd, *(fd for fd in what.stdio if fd > 2)]
-        launcher = calls.start(keep, "vz-enter")
+        launcher = calls.start([theirs.fileno(), init, leaf_fd, *what.stdio])
         theirs.close()
-        pid, master, failure = _hear_out(ours, deadline, calls, facts)
+        pid, master, failure = _hear_out(ours, deadline, facts)
         fault("exec-ready")
         if failure or not pid:
             raise NotRunning if not _lives(init) else failure or NotRunning
@@ -182,7 +179,7 @@ def _spawn(
         theirs.close()
         if leaf:
             cgroups.kill(leaf)
-        if calls and (pid := pid or _hear_out(ours, time.monotonic() + 1, calls)[0]):
+        if pid := pid or _hear_out(ours, time.monotonic() + 1)[0]:
             reap(pid)
         if leaf:
             cgroups.remove_leaf(leaf)
@@ -202,7 +199,7 @@ def _lives(pidfd: int) -> bool:
 
 
 def _hear_out(
-    ours: Channel, deadline: float, calls: Program, facts: Facts | None = None
+    ours: Channel, deadline: float, facts: Facts | None = None
 ) -> tuple[int, int, OSError | VzError | None]:
     """All that launcher and task say, in whatever order, until the task has been executed or is
     gone: its pid, the master of its pty, what failed."""
@@ -214,11 +211,13 @@ def _hear_out(
         if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
             late = VzError("Execution timeout expired", Exit.EXEC_TIMEOUT, step="exec-launch")
             return pid, master, late
-        word, fields, fd = ours.receive()
+        try:
+            word, fields, fd = ours.receive()
+        except ChildError as err:
+            failure = err
+            continue
         if word == BORN:
-            pid = int.from_bytes(fields[0][8:], "little")
-        elif word == FAILED:
-            failure = ChildError.of(*calls.failure(fields[0]))
+            pid = pid_of(fields)
         elif word == CONSOLE:
             master = fd if _is_pty(fd) else -1
         elif word == LISTENER:
@@ -263,39 +262,38 @@ def reap(pid: int) -> None:
         pass
 
 
+# Descriptors of the program
+_TELL, _INIT, _LEAF, _STDIO = 3, 4, 5, (6, 7, 8)
+
+
 def _program(
-    what: Command, tell: int, init: int, cgroup: int, rlimits: tuple[tuple[int, int], ...],
-    filters: tuple[bytes, ...], handover: bytes, bounding: int,
+    what: Command, rlimits: tuple[tuple[int, int], ...], filters: tuple[bytes, ...],
+    handover: bytes, bounding: int,
 ) -> Program:
     """The life of the launcher and of the task (see the drawing above)."""
-    calls = Program(tell)
-    free = max(tell, init, cgroup, *what.stdio) + 1  # two descriptors that are not in use
+    calls = Program(_TELL)
     calls.step = "exec-launch"
-    calls.call("setns", init, process.CLONE_NEWPID)
-    tasks.clone(calls, tell, 0, cgroup)
+    calls.call("setns", _INIT, process.CLONE_NEWPID)
+    tasks.clone(calls, _TELL, 0, _LEAF)
     calls.step = "exec-enter"
-    tasks.close_all_but(calls, [tell, init, *what.stdio])
     tasks.switch_on(calls)
-    bounds = (*ns.RLIMITS, *((which, value, value) for which, value in rlimits))
-    tasks.limit(calls, bounds)
-    tasks.forget_oom_score(calls, free)
-    calls.call("setns", init, ns.EIGHT & ~process.CLONE_NEWPID)
+    tasks.limit(calls, (*ns.RLIMITS, *((which, value, value) for which, value in rlimits)))
+    tasks.forget_oom_score(calls, OWN)
+    calls.call("setns", _INIT, ns.EIGHT & ~process.CLONE_NEWPID)
     tasks.become_root(calls)
     calls.call("chdir", b"/")
     tasks.new_session(calls)
-    tasks.close_all_but(calls, [tell, *what.stdio])
     if what.pty:
         calls.step = "exec-pty"
-        tasks.own_pty(calls, tell, CONSOLE, free)
+        tasks.own_pty(calls, _TELL, CONSOLE, OWN)
     else:
-        tasks.stdio(calls, what.stdio)
+        tasks.stdio(calls, _STDIO)
     if what.pty or what.owns:
         tasks.take_terminal(calls)
-    tasks.close_all_but(calls, [tell])
     tasks.filter_calls(calls, filters)
     if handover:
-        tasks.broker(calls, handover, tell, LISTENER, free)
-        tasks.close_all_but(calls, [tell])
+        tasks.broker(calls, handover, _TELL, LISTENER, OWN)
+    tasks.close_all_but(calls, [_TELL])
     tasks.limit_capabilities(calls, bounding)
     calls.step = "exec"
     tasks.execute(calls, what.candidates, what.env)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 
-from vzpy import cgroups, inits, ns
+from vzpy import cgroups, inits, tasks
 from vzpy.errors import VzError
 from vzpy.events import HaltBy
 from vzpy.kernel import process
+from vzpy.kernel.program import Program
 from vzpy.model import IdRange
 from vzpy.story import enter, pump
-from vzpy.sync import PID, Channel
+from vzpy.sync import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,24 +92,24 @@ def has(facts: Facts, path: str) -> bool:
         os.close(root)
 
 
+_TELL, _INIT, _LEAF = 3, 4, 5  # descriptors of the program
+_OFTEN, _THEN = 0.02, 0.2  # seconds between looks, in the first second and later
+
+
 def power_off(facts: Facts, init: int, seconds: float) -> None:
     """What an init does at the end, done from inside for one that does nothing: SIGTERM to every
     other process, reboot(2) when they have ended, at the latest after `seconds`.
 
     Raises OSError; VzError when the task inside could not be made."""
-    ids = IdRange(facts.base, facts.count)
-    leaf = cgroups.leaf(facts.cgroup, ids)
+    leaf = cgroups.leaf(facts.cgroup, IdRange(facts.base, facts.count))
     cgroup = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     ours, theirs = Channel.pair()
     try:
-        entry = ns.Entry(keep=(theirs.fileno(),), cgroup=cgroup, pidfd=init)
-        launcher = ns.launch(
-            entry, theirs.tell, lambda: _power_off(init, seconds)
-        )
+        ours.program = calls = _power_off(seconds)
+        launcher = calls.start([theirs.fileno(), init, cgroup])
         theirs.close()
-        if launcher:
-            os.waitpid(launcher, 0)
-        task = enter.Task(int(ours.expect(PID)[0]), leaf)
+        os.waitpid(launcher, 0)
+        task = enter.Task(ours.born(), leaf)
         if task.wait(seconds + 1) is None:  # stopped by somebody inside
             task.kill()
             task.wait()
@@ -118,18 +119,20 @@ def power_off(facts: Facts, init: int, seconds: float) -> None:
         theirs.close()
 
 
-def _power_off(init: int, seconds: float) -> None:
-    """Runs inside. The user namespace comes first: from then on the rights of this task end at the
-    VPS, so neither call can reach the host."""
-    process.setns(init, process.CLONE_NEWUSER)
-    ns.become_root()
-    end = time.monotonic() + seconds
-    sig = process.SIGTERM
-    try:
-        while time.monotonic() < end:
-            os.kill(-1, sig)  # to everybody but init and ourselves
-            sig = 0
-            time.sleep(0.02)
-    except ProcessLookupError:
-        pass  # nobody is left
-    process.reboot(process.LINUX_REBOOT_CMD_POWER_OFF)
+def _power_off(seconds: float) -> Program:
+    """The user namespace comes first: from then on the rights of this task end at the VPS, so
+    neither kill(2) nor reboot(2) can reach the host."""
+    calls = Program(_TELL)
+    calls.call("setns", _INIT, process.CLONE_NEWPID)
+    tasks.clone(calls, _TELL, 0, _LEAF)
+    calls.call("setns", _INIT, process.CLONE_NEWUSER)
+    tasks.become_root(calls)
+    looks = [_OFTEN] * round(1 / _OFTEN) + [_THEN] * round(max(seconds - 1, 0) / _THEN)
+    signal = process.SIGTERM
+    for pause in looks:
+        calls.call("kill", -1, signal, error="nobody")  # to everybody but init and ourselves
+        calls.call("nanosleep", calls.words(0, round(pause * 1e9)), 0)
+        signal = 0
+    calls.label("nobody")
+    calls.call("reboot", *process.REBOOT_MAGIC, process.LINUX_REBOOT_CMD_POWER_OFF, 0)
+    return calls

@@ -82,8 +82,8 @@ def before_birth(
 def born_with(
     vps: VPS, hand_over: Callable[[int], int], below: list[tuple[str, int]]
 ) -> tuple[tuple[tuple[int, int], ...], dict[str, Any]]:
-    """rlimits, and fields of rootfs.Seen, of a new VPS; a devpts that is a mount of the host's is
-    added to `below`."""
+    """rlimits, and fields of mountplan.Seen, of a new VPS; a devpts that is a mount of the host's
+    is added to `below`."""
     if not _has_bounds(vps.config):
         return (), {}
     from vzpy.story import bounds

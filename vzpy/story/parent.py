@@ -1,14 +1,14 @@
 """Who is init's parent: vzeventd where it answers, else the caller (DESIGN 2.1).
 
-Both run the same child.launch(); the daemon is handed the prepared descriptors. Only a parent sees
-the wait status of init, which tells a reboot from a halt and both from a crash."""
+Both run the same program (child.py); the daemon is handed it, and its descriptors. Only a parent
+sees the wait status of init, which tells a reboot from a halt and both from a crash."""
 
 from __future__ import annotations
 
 import os
 from contextlib import contextmanager
 
-from vzpy import child
+from vzpy import ns
 from vzpy.errors import VzError
 from vzpy.events import Warned
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vzpy.eventd.client import Daemon
     from vzpy.eventd.wire import Message
     from vzpy.events import Report
+    from vzpy.kernel.program import Program
     from vzpy.model import NodePaths
 
 
@@ -37,21 +38,20 @@ class Caller:
 
     def launch(
         self,
-        birth: child.Birth,
-        handed: child.Handed,
+        program: Program,
+        fds: list[int],
         answer: int,
-        meanwhile: Callable[[], None] | None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
         """Returns when something can be read from the descriptor `answer`: the pid of the task, or
-        why there is none. A launcher is reaped when all is done, and nobody waits for its end.
-
-        meanwhile  what can be done while the task is being born; perhaps twice"""
-        self._launcher = child.launch(birth, handed)
+        why there is none. A launcher is reaped when all is done, and nobody waits for its end."""
+        ns.can_wait()
+        self._launcher = program.start(fds)
         if meanwhile:
             meanwhile()
 
     def launched(self) -> None:
-        """Wait until the task has the limits of its own."""
+        """Wait until the parent has done its part."""
 
     def keep_console(self, master: int) -> None:
         os.close(master)
@@ -91,25 +91,26 @@ class NodeDaemon(Caller):
 
     def launch(
         self,
-        birth: child.Birth,
-        handed: child.Handed,
+        program: Program,
+        fds: list[int],
         answer: int,
-        meanwhile: Callable[[], None] | None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
-        from vzpy.eventd.birth import pack
-
-        message, fds = pack(birth, handed)
-        with _died_in_a_start():
-            try:
-                self._ask(message, fds, answer, meanwhile)
-            except (BrokenPipeError, ConnectionResetError):  # it died before it read that
-                self._open_again()
-                self._ask(message, fds, answer, meanwhile)
+        file = program.load()
+        try:
+            with _died_in_a_start():
+                try:
+                    self._ask([file, *fds], answer, meanwhile)
+                except (BrokenPipeError, ConnectionResetError):  # it died before it read that
+                    self._open_again()
+                    self._ask([file, *fds], answer, meanwhile)
+        finally:
+            os.close(file)
 
     def _ask(
-        self, message: Message, fds: list[int], answer: int, meanwhile: Callable[[], None] | None
+        self, fds: list[int], answer: int, meanwhile: Callable[[], None] | None
     ) -> None:
-        self.daemon.send(message, fds)
+        self.daemon.send({"op": "launch"}, fds)
         if meanwhile:
             meanwhile()
         self._owes_answer = self.daemon.is_outrun(answer)

@@ -32,13 +32,14 @@ from vzpy.events import (
 from vzpy.fault import fault
 from vzpy.kernel.proc import boot_id, starttime
 from vzpy.model import Facts
+from vzpy.mountplan import Seen
 from vzpy.record import record
 from vzpy.story import ctscript, devices, enter, limits, owner, parent
 from vzpy.story.conversation import Conversation
 from vzpy.story.mount import mount_root, quota_on, quota_tight, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
-from vzpy.sync import MAPPED, PID
+from vzpy.sync import MAPPED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -195,18 +196,19 @@ def prepared(
     level = vps.config.own("NETFILTER") or ""
     if (table := level if level in ("stateless", "stateful") else "") and not keeper.by_daemon:
         not_applied.append("netfilter")  # nobody holds the table
-    birth, handed = prepare(
+    kind, birth, fds = prepare(
         vps, cgroup, talk, keeper.by_daemon, manner.setup, device, table if keeper.by_daemon else ""
     )
-    keeper.launch(birth, handed, talk.ours.fileno(), meanwhile)
+    talk.ours.program = program = child.program(birth)
+    keeper.launch(program, fds, talk.ours.fileno(), meanwhile)
     talk.handed_over()
-    pid = int(talk.ours.expect(PID)[0])
+    pid = talk.ours.born()
     if not keeper.by_daemon:
         undo.callback(enter.reap, pid)
     _step("maps", report)
     ns.write_maps(pid, vps.ids.map_text())
     # While it waits: once it goes on it may fail, and its start time go with it.
-    facts = facts_of(vps, pid, cgroup, birth.kind, keeper.by_daemon, bool(device))
+    facts = facts_of(vps, pid, cgroup, kind, keeper.by_daemon, bool(device))
     talk.ours.send(MAPPED)
     _step("facts", report)
     state.write_facts(node.paths, facts)
@@ -254,8 +256,8 @@ def stopped_but_entered(vps: VPS) -> Iterator[Facts]:
 def prepare(
     vps: VPS, cgroup: str, talk: Conversation, pty: bool, setup: bool, quota_device: str = "",
     table: str = "",
-) -> tuple[child.Birth, child.Handed]:
-    """All that the child needs, gathered while the host's paths and libraries are at hand."""
+) -> tuple[str, child.Birth, list[int]]:
+    """All that the child needs: the kind of its init, what it has to know, and its descriptors."""
     tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
     talk.hand_over(tree, *(fd for _, fd in below))
     nodes = devices.nodes(vps.config, cgroup)
@@ -294,23 +296,25 @@ def prepare(
         env=tuple((k.encode(), v.encode()) for k, v in env.items()),
         capabilities=capabilities.bounding(vps.config.value("CAPABILITY") or {}),
         filters=syscalls.programs(vps.node.paths.state, vps.config.own("NETFILTER") or ""),
-        seen=rootfs.Seen(container, uuid, **seen),
+        seen=Seen(container, uuid, **seen),
         below=tuple(path for path, _ in below),
-        kind=kind,
         pty=pty,
         nodes=nodes,
+        nodes_at=devices.NODES,
         rlimits=rlimits,
-        table=table,
+        table=_transaction(table) if table else b"",
         notify=notify,
         handover=syscalls.quota_handover() if quota_device else b"",
     )
-    handed = child.Handed(
-        sync=talk.theirs.fileno(),
-        cgroup=talk.hand_over(os.open(f"{cgroup}/ve", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)),
-        root=tree,
-        below=tuple(fd for _, fd in below),
-    )
-    return birth, handed
+    ve = os.open(f"{cgroup}/ve", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fds = [talk.theirs.fileno(), talk.hand_over(ve), tree, *(fd for _, fd in below)]
+    return kind, birth, fds
+
+
+def _transaction(level: str) -> bytes:
+    from vzpy import netfilter
+
+    return netfilter.transaction(level)
 
 
 def facts_of(
