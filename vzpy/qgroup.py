@@ -8,6 +8,7 @@ import os
 
 from vzpy.kernel import btrfs
 from vzpy.kernel.quotactl import Dqblk
+from vzpy.kernel.syncfs import syncfs
 
 REMEDY = "`btrfs quota enable` on it is missing"
 HARD_ONLY = "btrfs: hard limit of space only"
@@ -61,7 +62,7 @@ def ensure(path: str) -> int:
 
 def read(fd: int, subvolume: int) -> Dqblk:
     """What it counts is as of the last commit, so that is made first."""
-    os.fsync(fd)
+    syncfs(".", fd)
     return Dqblk(curspace=btrfs.referenced(fd, subvolume))
 
 

@@ -193,7 +193,7 @@ def test_a_user_is_stopped_too(small):
 
 
 def test_a_full_one_is_set_up_all_the_same(small):
-    """100 KiB and inodes more than the limits, until its init runs (quota.md 5)."""
+    """1024 KiB and inodes more than the limits, until its init runs (quota.md 5)."""
     write(small, "/fill", 40 << 10)
     small.stop(fast=True)
     small.set(nameserver=["192.0.2.1"])
@@ -204,7 +204,7 @@ def test_a_full_one_is_set_up_all_the_same(small):
             seen.append(in_kernel(small))
 
     small.start(report=report)
-    assert (seen[0].bhardlimit, seen[0].ihardlimit) == ((24 << 10) + 100, 1200)
+    assert (seen[0].bhardlimit, seen[0].ihardlimit) == ((24 << 10) + 1024, 2124)
     now = in_kernel(small)
     assert (now.bhardlimit, now.bsoftlimit, now.ihardlimit) == (24 << 10, 20 << 10, 1100)
     assert tools.sh(small, "cat /etc/resolv.conf") == "nameserver 192.0.2.1\n"

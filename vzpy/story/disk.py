@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 LIMITS = ("DISKSPACE", "DISKINODES", "QUOTATIME")
 OPTIONS = ("diskspace", "diskinodes", "quotatime", "quotaugidlimit")
 DEFAULT_GRACE = 259200
-SLACK = 100  # KiB and inodes for what is written to set a VPS up, though it be full
+# KiB and inodes for what is written to set a VPS up, though it be full. The contract has 100; but
+# for a new name xfs reserves more than that.
+SLACK = 1024
 
 
 def is_native(layout: str) -> bool:
