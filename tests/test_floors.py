@@ -19,7 +19,7 @@ MODULES = {
     for path in (ROOT / "vzpy").rglob("*.py")
 }
 
-FLOOR_0 = {"errors", "log", "record", "model", "events", "params", "actions", "optiontable",
+FLOOR_0 = {"errors", "undo", "log", "record", "model", "events", "params", "actions", "optiontable",
            "data", "fault", "lockfile", "elf", "bundle"}
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {

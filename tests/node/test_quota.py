@@ -321,7 +321,8 @@ def test_an_area_without_a_project_gets_one(small):
     small.start()
     found = of(small).stat()
     assert abs(used.inodes.used - found.inodes.used) < 5
-    tools.sh(small, "ln -s x /l1 && mv /bin/ls /bin/l2 && mv /bin/l2 /bin/ls && ls -l /bin/sh && mkfifo /f")
+    moved = "mv /bin/ls /bin/l2 && mv /bin/l2 /bin/ls && ls -l /bin/sh"
+    tools.sh(small, f"ln -s x /l1 && {moved} && mkfifo /f")
     assert abs(used.space.used - found.space.used) <= 64 << 10
 
 

@@ -19,13 +19,13 @@ from vzpy.venet import Address, Ends, Neighbourhood
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from contextlib import ExitStack
 
     from vzpy import dad
     from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.model import Facts, NodePaths
     from vzpy.story.live import Change
+    from vzpy.undo import Undo
     from vzpy.vps import VPS
 
 KEYS = ("IP_ADDRESS", "NETIF", "NETDEV")
@@ -58,7 +58,7 @@ class Prepared:
 
 
 def wire(
-    vps: VPS, facts: Facts, report: Report, undo: ExitStack, prepared: Prepared | None = None
+    vps: VPS, facts: Facts, report: Report, undo: Undo, prepared: Prepared | None = None
 ) -> None:
     """Give a VPS that has its namespaces, and no init yet, its network.
 

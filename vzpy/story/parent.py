@@ -6,7 +6,6 @@ sees the wait status of init, which tells a reboot from a halt and both from a c
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 
 from vzpy import ns
 from vzpy.errors import VzError
@@ -14,7 +13,7 @@ from vzpy.events import Warned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from vzpy.eventd.client import Daemon
     from vzpy.eventd.wire import Message
@@ -98,7 +97,7 @@ class NodeDaemon(Caller):
     ) -> None:
         file = program.load()
         try:
-            with _died_in_a_start():
+            with _Died():
                 try:
                     self._ask([file, *fds], answer, meanwhile)
                 except (BrokenPipeError, ConnectionResetError):  # it died before it read that
@@ -119,7 +118,7 @@ class NodeDaemon(Caller):
 
     def launched(self) -> None:
         if self._owes_answer:
-            with _died_in_a_start():
+            with _Died():
                 self.daemon.receive()
 
     def _open_again(self) -> None:
@@ -160,13 +159,16 @@ class NodeDaemon(Caller):
             self.report(Warned(text=_unattended(err)))
 
 
-@contextmanager
-def _died_in_a_start() -> Iterator[None]:
-    try:
-        yield
-    except ConnectionError as err:
-        raise VzError("vzeventd has died while it started the container",
-                      hint="Try again: it will be started anew.") from err
+class _Died:
+    """A context: the daemon that has gone is told of."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, err: BaseException | None, trace: object) -> None:
+        if isinstance(err, ConnectionError):
+            raise VzError("vzeventd has died while it started the container",
+                          hint="Try again: it will be started anew.") from err
 
 
 def of(paths: NodePaths, ctid: int, report: Report) -> Caller:

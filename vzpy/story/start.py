@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack, contextmanager
 
 from vzpy import (
     capabilities,
@@ -40,11 +39,10 @@ from vzpy.story.mount import mount_root, quota_on, quota_tight, umount_root
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
 from vzpy.sync import MAPPED
+from vzpy.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from vzpy.events import Report
     from vzpy.vps import VPS
 
@@ -74,9 +72,9 @@ def start(vps: VPS, report: Report, manner: Manner = Manner()) -> Facts:  # noqa
     Raises VzError: 105 disabled, 43, 32 running, 28, 47, 50, 79 and what the steps raise."""
     check(vps, manner.force)
     report(Starting())
-    with _told(report), ExitStack() as undo:
+    with _Told(report), Undo() as undo:
         facts, notify = steps(vps, report, undo, manner)
-        undo.pop_all()
+        undo.forget()
     if manner.wait:
         from vzpy.story import ready
 
@@ -86,23 +84,27 @@ def start(vps: VPS, report: Report, manner: Manner = Manner()) -> Facts:  # noqa
     return facts
 
 
-@contextmanager
-def _told(report: Report) -> Iterator[None]:
-    """A failure at any step is a VzError with the step."""
-    try:
-        yield
-    except VzError as err:
-        err.step = err.step or "start"
-        report(StartFailed())
-        raise
-    except OSError as err:
-        report(StartFailed())
-        step = getattr(err, "step", "")
-        if step == "child-net":
-            raise VzError.of("Unable to set up lo or netfilter", err, Exit.SET_IPTABLES,
+class _Told:
+    """A context: a failure at any step is a VzError with the step."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, err: BaseException | None, trace: object) -> None:
+        if isinstance(err, VzError):
+            err.step = err.step or "start"
+            self.report(StartFailed())
+        elif isinstance(err, OSError):
+            self.report(StartFailed())
+            step = getattr(err, "step", "")
+            if step == "child-net":
+                raise VzError.of("Unable to set up lo or netfilter", err, Exit.SET_IPTABLES,
+                                 step=step) from err
+            raise VzError.of(f"Cannot start{f' ({step})' if step else ''}", err, Exit.ENVCREATE,
                              step=step) from err
-        raise VzError.of(f"Cannot start{f' ({step})' if step else ''}", err, Exit.ENVCREATE,
-                         step=step) from err
 
 
 def check(vps: VPS, force: bool) -> None:
@@ -121,7 +123,7 @@ def check(vps: VPS, force: bool) -> None:
             raise VzError("\n".join(lines), Exit.NOTENOUGHUBCPARAMS)
 
 
-def steps(vps: VPS, report: Report, undo: ExitStack, manner: Manner) -> tuple[Facts, int]:
+def steps(vps: VPS, report: Report, undo: Undo, manner: Manner) -> tuple[Facts, int]:
     """From nothing to an executed init; what each step has to undo is pushed on `undo`.
 
     Returns the facts, and the descriptor where init tells that it has booted, else -1."""
@@ -144,7 +146,7 @@ def steps(vps: VPS, report: Report, undo: ExitStack, manner: Manner) -> tuple[Fa
 def prepared(
     vps: VPS,
     report: Report,
-    undo: ExitStack,
+    undo: Undo,
     talk: Conversation,
     keeper: parent.Caller,
     manner: Manner,
@@ -243,14 +245,27 @@ def _step(name: str, report: Report) -> None:
     fault(name)
 
 
-@contextmanager
-def stopped_but_entered(vps: VPS) -> Iterator[Facts]:
-    """A stopped VPS that can be exec'ed in, without init and without action scripts: what
-    `runscript` and `set --userpasswd` work in (vzctl-cli 2.8, 5). Afterwards it is as before."""
-    with ExitStack() as undo, Conversation(silent) as talk:
-        with _told(silent):
-            facts = prepared(vps, silent, undo, talk, parent.Caller(), Manner(bare=True))[0]
-        yield facts
+class stopped_but_entered:
+    """A context: a stopped VPS that can be exec'ed in, without init and without action scripts:
+    what `runscript` and `set --userpasswd` work in (vzctl-cli 2.8, 5). Afterwards it is as before.
+    """
+
+    def __init__(self, vps: VPS) -> None:
+        self.vps = vps
+        self.undo, self.talk = Undo(), Conversation(silent)
+
+    def __enter__(self) -> Facts:
+        keeper, manner = parent.Caller(), Manner(bare=True)
+        try:
+            with _Told(silent):
+                return prepared(self.vps, silent, self.undo, self.talk, keeper, manner)[0]
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.talk.__exit__()
+        self.undo.__exit__()
 
 
 def prepare(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 
 from vzpy import ns
 from vzpy.kernel import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from vzpy.model import Facts
 
@@ -46,14 +45,18 @@ def as_root(pid: int, namespaces: int, act: Callable[[], None]) -> None:
         raise OSError(code, os.strerror(code), path or None)
 
 
-@contextmanager
-def root_of(facts: Facts) -> Iterator[int]:
-    """A descriptor of the root that init of a running VPS has."""
-    fd = os.open(f"/proc/{facts.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+class root_of:
+    """A context: a descriptor of the root that init of a running VPS has."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.pid = facts.pid
+
+    def __enter__(self) -> int:
+        self.fd = os.open(f"/proc/{self.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
 
 
 _EIO = 5
