@@ -133,6 +133,7 @@ def locked(count: int, give_back: bool = False):
                     fcntl.lockf(file, fcntl.LOCK_UN, 1, 2 * part)
             except OSError as err:
                 errors.append(err.errno)
+        os.close(file)
         return errors
 
     return act
