@@ -5,6 +5,7 @@ hand, and what runs inside knows nothing, reads no file and has no memory of a p
 
 from __future__ import annotations
 
+import errno
 import os
 
 from vzpy import mountplan, ns, tasks
@@ -120,7 +121,7 @@ class _Task:
         if os.environ.get("VZ_TEST_STOP_AT") == name:
             self.calls.call("exit_group", _KILLED)  # process 1 does not hear its own SIGKILL
         if os.environ.get("VZ_TEST_FAIL_AT") == name:
-            self.calls.fail(5)  # EIO
+            self.calls.fail(errno.EIO)
 
     def prepare(self) -> dict[str, int]:
         """Descriptors of the mounts of the plan, by where they belong."""

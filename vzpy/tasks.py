@@ -4,12 +4,12 @@ Each function adds calls; their order is the caller's. Host values are looked up
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
 from vzpy.kernel import caps
 from vzpy.kernel import process as p
-from vzpy.kernel.proc import slurp
 from vzpy.kernel.program import Program
 
 BORN = b"BORN\0\0\0\0"
@@ -18,7 +18,8 @@ _AT_FDCWD = -100
 _O_PLAIN = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 _MSG_NOSIGNAL, _SOL_SOCKET, _SCM_RIGHTS = 0x4000, 1, 1
 _F_SETFD, _FD_CLOEXEC = 2, 1
-_BY_SPAWN = 3 << 31  # glibc's posix_spawn(3) ignores its own signals 32 and 33
+_IGNORED_BY_SPAWN = (32, 33)  # see program.start()
+_SIG_DFL = bytes(32)  # struct sigaction of the kernel
 _SIG_SETMASK, _SIGSET_SIZE = 2, 8
 _JOIN_SESSION_KEYRING = 1
 _IOPRIO_WHO_PROCESS = 1
@@ -133,12 +134,8 @@ def close_all_but(calls: Program, keep: list[int]) -> None:
 
 def switch_on(calls: Program) -> None:
     """The task as if the machine had just been switched on: signals, umask, priorities, CPUs."""
-    ignored = int(slurp("/proc/self/status").partition(b"\nSigIgn:\t")[2][:16], 16)
-    ignored |= _BY_SPAWN
-    by_default = calls.data(bytes(32))  # struct sigaction of the kernel
-    for signal in range(1, 65):
-        if ignored >> signal - 1 & 1:
-            calls.call("rt_sigaction", signal, by_default, 0, _SIGSET_SIZE)
+    for signal in _IGNORED_BY_SPAWN:
+        calls.call("rt_sigaction", signal, _SIG_DFL, 0, _SIGSET_SIZE)
     calls.call("umask", 0o022)
     calls.may_fail("ioprio_set", _IOPRIO_WHO_PROCESS, 0, 0)
     calls.may_fail("personality", 0)
@@ -274,7 +271,8 @@ def execute(
     pairs = [b"%b=%b" % pair for pair in env]
     is_empty = not all(argv[0] for _, argv in candidates)
     if is_empty or any(b"\0" in word for word in (*words, *pairs)):
-        raise OSError(22, "no word may be empty or hold a NUL", os.fsdecode(candidates[-1][0]))
+        text = "no word may be empty or hold a NUL"
+        raise OSError(errno.EINVAL, text, os.fsdecode(candidates[-1][0]))
     calls.call("rt_sigprocmask", _SIG_SETMASK, calls.words(0), 0, _SIGSET_SIZE)
     environment = calls.pointers(pairs)
     for path, argv in candidates:
@@ -282,4 +280,4 @@ def execute(
         calls.call("faccessat", _AT_FDCWD, path, os.F_OK, error=missing)
         calls.call("execve", path, calls.pointers(list(argv)), environment, about=path)
         calls.label(missing)
-    calls.call("faccessat", _AT_FDCWD, path, os.F_OK, about=about or path)
+    calls.fail(errno.ENOENT, about or path)

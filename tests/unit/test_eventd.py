@@ -322,8 +322,12 @@ def test_descriptors_are_kept_over_connections(keep):
 
 def status_of(child_does) -> int:
     if (pid := os.fork()) == 0:
-        child_does()
-        os._exit(0)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            child_does()
+        finally:
+            os._exit(0)
     return os.waitpid(pid, 0)[1]
 
 
@@ -338,11 +342,7 @@ def status_of(child_does) -> int:
     ],
 )
 def test_the_wait_status_tells_how_it_ended(does, how):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        assert worker.reason(status_of(does)) == how
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert worker.reason(status_of(does)) == how
 
 
 def test_of_a_crash_the_last_lines_are_told():

@@ -7,12 +7,15 @@ import platform
 import shutil
 import socket
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from vzpy.kernel import program
 from vzpy.kernel.program import Program
 
+ROOT = Path(__file__).parents[2]
 AT_FDCWD = -100
 X86_64, GENERIC = 1, 2
 
@@ -118,6 +121,27 @@ def test_nobody_to_tell(ends):
     calls.call("chdir", b"/nonexistent")
     ours.close()
     assert run(calls, theirs.fileno()) == 1
+
+
+def test_whatever_the_numbers_are():
+    """Where few descriptors are open, the program and what it is given stand in each other's
+    places."""
+    script = """if True:
+        import os
+        from vzpy.kernel.program import Program, start
+        calls = Program(3)
+        calls.call("fcntl", 4, 1, 0, error="missing")
+        calls.call("fcntl", 5, 1, 0, error="missing")
+        calls.call("exit_group", 4)
+        calls.label("missing")
+        calls.call("exit_group", 5)
+        made = calls.load()
+        assert made == 3, made
+        fds = [os.open("/dev/null", os.O_RDWR), made, os.open("/", os.O_PATH)]
+        print(os.waitpid(start(made, fds), 0)[1] >> 8)
+    """
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout == "4\n", ran.stderr
 
 
 def test_words_and_strings(ends):

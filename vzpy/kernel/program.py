@@ -183,10 +183,10 @@ class Program:
         """An array of strings as execve(2) takes it."""
         return self.words(*strings, 0)
 
-    def fail(self, number: int) -> None:
+    def fail(self, number: int, about: bytes = b"") -> None:
         """Tell that this call has failed with an errno, and end."""
         told = self.words(int.from_bytes(FAILED, sys.byteorder), _CALLS + len(self._rows), -number)
-        self.call("sendto", self._tell, told, _TOLD, _MSG_NOSIGNAL, 0, 0)
+        self.call("sendto", self._tell, told, _TOLD, _MSG_NOSIGNAL, 0, 0, error="", about=about)
         self.call("exit_group", 1)
 
     def failure(self, packet: bytes) -> tuple[int, str, bytes]:
@@ -226,21 +226,23 @@ _row = struct.Struct("=11Q").pack
 
 
 def start(file: int, fds: list[int], name: str = LAUNCHER) -> int:
-    """Run a program (Program.load) as a child, with all signals blocked: its pid.
+    """Run a program (Program.load) as a child, with all signals blocked and none ignored but 32 and
+    33, which the C library keeps to itself and ignores: its pid.
 
     fds  what it has as descriptors FIRST, FIRST + 1 ...; -1 leaves a number out
     From any thread: nothing is forked. Raises OSError: EACCES where no memfd may be executed."""
-    # Out of the way, so that none is overwritten before it is its turn.
+    # Out of the way, so that none is overwritten before it is its turn; the program too.
     beyond = FIRST + len(fds)
-    lifted = {to: _dup(fd, beyond) for to, fd in enumerate(fds, FIRST) if fd >= 0}
+    lifted = [_dup(fd, beyond) for fd in (file, *fds) if fd >= 0]
+    numbers = (to for to, fd in enumerate(fds, FIRST) if fd >= 0)
     try:
         return os.posix_spawn(
-            f"/proc/self/fd/{file}", [name], {},
-            file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in lifted.items()],
-            setsigmask=_signal.valid_signals(),
+            f"/proc/self/fd/{lifted[0]}", [name], {},
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(lifted[1:], numbers)],
+            setsigmask=_signal.valid_signals(), setsigdef=_signal.valid_signals(),
         )
     finally:
-        for fd in lifted.values():
+        for fd in lifted:
             os.close(fd)
 
 
