@@ -6,6 +6,7 @@ import json
 import os
 import time
 
+import tools
 from tools import wait_for
 from vzpy import loadavg
 from vzpy.eventd import counters
@@ -32,6 +33,7 @@ def test_numproc_counts_what_runs(vps, cli):
     def numproc() -> int:
         return int(cli("vzlist", "-H", "-o", "numproc", 101).stdout)
 
+    tools.plant(vps, "/sbin/init", tools.IDLE, 0o755)  # one that starts nothing more meanwhile
     vps.start()
     before = numproc()
     vps.exec(["sh", "-c", "sleep 600 & sleep 600 & sleep 600 &"])
