@@ -47,7 +47,7 @@ class Entry:
     ids: IdRange
     owner: Owner
     tombstone: str  # where destroy moved the private area to, "" before that
-    holder: str  # PID:STARTTIME of the process that took it, "" for an imported one
+    holder: str  # PID:STARTTIME of the process that took it, "" when that let it go
 
     def line(self) -> str:
         o = self.owner
@@ -167,7 +167,8 @@ class Registry:
             return ids
 
     def claim(self, owner: Owner, ids: IdRange) -> None:
-        """Make sure that the range in the owner's N.conf is the owner's, and nobody else's.
+        """Make sure that the range in the owner's N.conf is the owner's, and nobody else's. Held as
+        by allocate(): what create has claimed is not on the disk yet.
 
         Raises RangeTaken (21) naming the other."""
         owner = _absolute(owner)
@@ -194,7 +195,7 @@ class Registry:
             mine = [
                 e for e in entries if _same(e, owner) and e.tombstone and not _overlap(e.ids, ids)
             ]
-            entries[:] = [*others, *mine, Entry(ids, owner, "", "")]
+            entries[:] = [*others, *mine, Entry(ids, owner, "", _myself())]
 
     def bury(self, owner: Owner, tombstone: str) -> None:
         """The private area is about to move to `tombstone`: the range lasts as long as that."""

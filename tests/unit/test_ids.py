@@ -272,3 +272,11 @@ def test_any_file_is_read_or_refused(tmp_path_factory, text):
         Registry(str(path)).entries()
     except VzError as err:
         assert str(path) in err.message
+
+
+def test_what_is_claimed_is_held_before_there_is_anything_on_the_disk(tmp_path):
+    registry = Registry(str(tmp_path / "ids"))
+    wanted = IdRange(200000000, 65536)
+    registry.claim(Owner(str(tmp_path / "one"), 101, str(tmp_path / "private")), wanted)
+    with pytest.raises(VzError, match="held by container 101"):
+        registry.claim(Owner(str(tmp_path / "other"), 102, str(tmp_path / "elsewhere")), wanted)
