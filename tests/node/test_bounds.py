@@ -180,7 +180,7 @@ def test_signals_are_queued_up_to_the_limit(vps, vzctl, node):
             queued += 1
         return queued
 
-    assert within_user(vps, act) in (20, 21)
+    assert within_user(vps, act) in range(18, 22)  # its init may just have been told of a child
     assert limit(vps, "Max pending signals") == limit(vps, "Max pending signals", "self")
 
 

@@ -97,7 +97,8 @@ def test_what_was_not_saved_is_shown_while_it_holds(vps, vzctl, cli):
 
 def test_a_look_of_the_daemon_keeps_maxima(node, vps):
     """What went up and down between two questions was seen by a look in between."""
-    vps.start(wait=True)
+    tools.plant(vps, "/sbin/init", tools.IDLE, 0o755)
+    vps.start()
     before = counter(vps, "numfile").held
     holder(vps, f"{SLEEPERS.format(10)}; wait")
     tools.wait_for(lambda: counters.look(node.paths) and peak(vps, "numfile") >= before + 15)
