@@ -13,7 +13,7 @@ import time
 
 from vzpy.kernel import mount as m
 from vzpy.kernel import process as p
-from vzpy.kernel.libc import NR_rt_sigtimedwait
+from vzpy.kernel.numbers import NR
 from vzpy.record import record
 
 TYPE_CHECKING = False
@@ -212,7 +212,7 @@ def _in_mask(pid: int, mask: str, sig: int) -> bool:
 def in_sigtimedwait(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/syscall") as f:
-            return f.read().split()[0] == str(NR_rt_sigtimedwait)
+            return f.read().split()[0] == str(NR["rt_sigtimedwait"])
     except OSError:
         return False
 

@@ -18,7 +18,9 @@ from vzpy.kernel.proc import slurp
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 MOST = 100_000  # a guest may have any number, and nobody shall be busy with them
 
@@ -48,11 +50,11 @@ def count(pid: int) -> int:
             continue
         if tables:
             make = lambda family=family: _socket.socket(family, _socket.SOCK_DGRAM)  # noqa: E731
-            sock = _within(pid, make)
+            older = _within(pid, make)
             try:
-                rules += sum(_entries(sock.fileno(), level, table) for table in tables)
+                rules += sum(_entries(older.fileno(), level, table) for table in tables)
             finally:
-                sock.close()
+                older.close()
     return min(rules, MOST)
 
 
@@ -74,16 +76,9 @@ def _entries(sock: int, level: int, table: bytes) -> int:
     return found
 
 
-def _within(pid: int, make: Callable[[], Any]) -> Any:
-    """A socket of another network namespace; the calling thread is there meanwhile, and only it."""
-    theirs = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+def _within(pid: int, make: Callable[[], T]) -> T:
+    netns = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        process.setns(theirs, process.CLONE_NEWNET)
-        try:
-            return make()
-        finally:
-            process.setns(ours, process.CLONE_NEWNET)
+        return process.in_netns(netns, make)
     finally:
-        os.close(ours)
-        os.close(theirs)
+        os.close(netns)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from vzpy.errors import VzError
+from vzpy.kernel.numbers import NR
 
 # EPERM: contained by nothing but a capability check in the kernel, or showing the host.
 REFUSED = (
@@ -35,10 +36,9 @@ _SHIPPED = os.path.join(os.path.dirname(__file__), "filters")
 
 def quota_handover() -> bytes:
     """The filter that hands quotactl to vzeventd: for VPSs that limit their own users."""
-    from vzpy.kernel.libc import NR_quotactl, NR_quotactl_fd
     from vzpy.kernel.seccomp import handover
 
-    return handover((NR_quotactl, NR_quotactl_fd))
+    return handover((NR["quotactl"], NR["quotactl_fd"]))
 
 
 def programs(cache: str | None = None, netfilter: str = "") -> tuple[bytes, ...]:

@@ -158,17 +158,8 @@ def _without_ll6(index: int) -> list[Request]:
 
 
 def socket_in(netns: int) -> Socket:
-    """A netlink socket of another network namespace. The calling thread is there meanwhile, and
-    only it."""
-    ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        process.setns(netns, process.CLONE_NEWNET)
-        try:
-            return Socket()
-        finally:
-            process.setns(ours, process.CLONE_NEWNET)
-    finally:
-        os.close(ours)
+    """A netlink socket of another network namespace."""
+    return process.in_netns(netns, Socket)
 
 
 def remove_link(sock: Socket, name: str) -> None:

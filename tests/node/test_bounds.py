@@ -4,6 +4,7 @@ buffers of sockets."""
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 from contextlib import suppress
@@ -11,7 +12,6 @@ from contextlib import suppress
 from test_sockets import within
 
 from tools import needs, sh
-from vzpy.kernel.pty import pty_number
 from vzpy.story import bounds
 
 
@@ -86,7 +86,9 @@ def test_a_pty_belongs_to_who_opens_it(vps, vzctl):
 
     def act() -> tuple[int, int, int]:
         master = os.open(f"{root}/ptmx", os.O_RDWR | os.O_NOCTTY)
-        about = os.stat(f"{root}/{pty_number(master)}")
+        fcntl.ioctl(master, 0x40045431, bytes(4))  # TIOCSPTLCK: unlocked
+        number = int.from_bytes(fcntl.ioctl(master, 0x80045430, bytes(4)), "little")  # TIOCGPTN
+        about = os.stat(f"{root}/{number}")
         return about.st_uid, about.st_gid, about.st_mode & 0o777
 
     assert within_user(vps, act) == (0, 5, 0o620)

@@ -10,12 +10,13 @@ import os
 import socket
 import subprocess
 
+import filters
 import pytest
 from wire import ping
 
 import tools
 from vzpy import cgroups, netfilter, ns
-from vzpy.kernel import libc, process, seccomp
+from vzpy.kernel import process
 
 OPTIONS = (64, 65, 96, 97, 128, 129)  # *_SO_SET_REPLACE and _ADD_COUNTERS
 SOCKET_32, SOCKETCALL_32 = 359, 102
@@ -133,12 +134,6 @@ def test_nat_by_the_level(lan, vps, start, cli, level):
         assert "ct status snat,dnat counter packets" in run("nft list table inet vz_stateful")
 
 
-def load(program: bytes) -> None:
-    """As the first task of a VPS does it (tasks.filter_calls)."""
-    fprog = seccomp._SockFprog(len(program) // 8, program)
-    libc.syscall(libc.NR_seccomp, seccomp.SECCOMP_SET_MODE_FILTER, 0, bytes(fprog))
-
-
 def refused() -> dict[str, str]:
     """What the filter of `disabled` says to each way in."""
     said = {}
@@ -152,7 +147,7 @@ def refused() -> dict[str, str]:
 
     raw = {0: socket.socket(socket.AF_INET, socket.SOCK_RAW, 255),
            41: socket.socket(socket.AF_INET6, socket.SOCK_RAW, 255)}  # fmt: skip
-    load(netfilter.refusal())
+    filters.install(netfilter.refusal())
     for level, sock in raw.items():
         for option in OPTIONS:
             attempt(f"{level} {option}", lambda: sock.setsockopt(level, option, b""))  # noqa: B023

@@ -11,6 +11,7 @@ import socket
 import struct
 
 import abilities
+import filters
 import pytest
 import stores
 
@@ -19,6 +20,7 @@ from vzpy import config
 from vzpy.eventd import quotaserve
 from vzpy.kernel import libc, seccomp
 from vzpy.kernel import quotactl as q
+from vzpy.kernel.numbers import NR
 from vzpy.kernel.proc import boot_id
 from vzpy.model import Facts
 from vzpy.quotafile import QuotaFile, Row, save
@@ -27,7 +29,7 @@ from vzpy.story import disk
 
 BASE = 0x70000000
 DEVICE = b"/dev/disk"
-NR = libc.NR_quotactl
+QUOTACTL = NR["quotactl"]
 
 
 class Kernel:
@@ -108,7 +110,9 @@ def ask(kernel, tmp_path):
 
 def _task(sock: socket.socket, program, uid: int) -> None:
     try:
-        listener = seccomp.listen(seccomp.handover((NR, libc.NR_quotactl_fd)))
+        listener = filters.install(
+            seccomp.handover((QUOTACTL, NR["quotactl_fd"])), filters.NEW_LISTENER
+        )
         socket.send_fds(sock, [b"x"], [listener])
         os.close(listener)
         sock.recv(2)
@@ -117,7 +121,7 @@ def _task(sock: socket.socket, program, uid: int) -> None:
 
         def call(command: int, kind: int, special: bytes | int | None, qid: int, addr) -> int:
             try:
-                libc.syscall(NR, command << 8 | kind, special, qid, addr)
+                libc.syscall(QUOTACTL, command << 8 | kind, special, qid, addr)
             except OSError as err:
                 return err.errno or 0
             return 0

@@ -12,6 +12,7 @@ from vzpy.doctor.probe import Failed, probe
 from vzpy.kernel import libc
 from vzpy.kernel import mount as m
 from vzpy.kernel import process as p
+from vzpy.kernel.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _seccomp(flags: int) -> Callable[[], object]:
         code = ctypes.create_string_buffer(struct.pack("=HBBI", _RET_K, 0, 0, _ALLOW))
         program = struct.pack("@HP", 1, ctypes.addressof(code))
         p.prctl(_NNP, 1)
-        libc.syscall(libc.NR_seccomp, _SET_MODE_FILTER, flags, program)
+        libc.syscall(NR["seccomp"], _SET_MODE_FILTER, flags, program)
 
     return act
 

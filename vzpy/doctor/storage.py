@@ -14,6 +14,7 @@ from vzpy.errors import VzError
 from vzpy.kernel import libc, loop, proc
 from vzpy.kernel import mount as m
 from vzpy.kernel import process as p
+from vzpy.kernel.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _BASE = 0x7FFD0000  # the pool's last range
 _IMAGE_SIZE = 8 << 20
-_Q_GETINFO, _PRJQUOTA, _NR_quotactl_fd = 0x800005, 2, 443
+_Q_GETINFO, _PRJQUOTA = 0x800005, 2
 
 _REMEDY = {
     "ext4": (
@@ -135,7 +136,7 @@ def _quota(place: Place) -> str:
     fd = os.open(place.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     command = (_Q_GETINFO << 8 | _PRJQUOTA) & 0xFFFFFFFF
     try:
-        libc.syscall(_NR_quotactl_fd, fd, command, 0, struct.pack("24x"))
+        libc.syscall(NR["quotactl_fd"], fd, command, 0, struct.pack("24x"))
     except OSError as err:
         remedy = _REMEDY.get(place.fstype, _OTHER_FS).format(source=place.source)
         if err.errno == errno.ESRCH:

@@ -19,8 +19,9 @@ import struct
 import time
 
 from vzpy import quota, quotaugids
-from vzpy.kernel import libc, proc, process, seccomp
+from vzpy.kernel import proc, process, seccomp
 from vzpy.kernel import quotactl as q
+from vzpy.kernel.numbers import NR
 from vzpy.model import IdRange
 from vzpy.node import Node
 from vzpy.quotafile import QuotaError, QuotaFile, Row, Ugid, range_of
@@ -211,7 +212,7 @@ class Server:
 
     def answer(self, caller: Caller, call: Notification) -> None:
         """Raises OSError: what the call returns."""
-        if call.nr == libc.NR_quotactl_fd:
+        if call.nr == NR["quotactl_fd"]:
             fd, command = (arg & 0xFFFFFFFF for arg in call.args[:2])
         else:
             fd, command = -1, call.args[0] & 0xFFFFFFFF

@@ -10,7 +10,8 @@ import os
 import struct
 from _ctypes import addressof
 
-from vzpy.kernel.libc import NR_bpf, c_char, syscall
+from vzpy.kernel.libc import c_char, syscall
+from vzpy.kernel.numbers import NR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _buffer(content: bytes) -> Any:
 
 
 def _bpf(command: int, attr: Any) -> int:
-    return syscall(NR_bpf, command, addressof(attr), len(attr))
+    return syscall(NR["bpf"], command, addressof(attr), len(attr))
 
 
 def _attr(layout: str, *fields: int | bytes) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import _struct as struct
 
-from vzpy.kernel.libc import NR_capset, syscall
+from vzpy.kernel.libc import syscall
+from vzpy.kernel.numbers import NR
 from vzpy.kernel.process import PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, prctl
 
 NAMES = (
@@ -36,7 +37,7 @@ def limit(bounding: int) -> None:
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     low, high = halves(bounding)
     header = struct.pack("=Ii", _VERSION_3, 0)
-    syscall(NR_capset, header, struct.pack("=6I", low, low, 0, high, high, 0))
+    syscall(NR["capset"], header, struct.pack("=6I", low, low, 0, high, high, 0))
 
 
 def halves(bounding: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""One handle on the C library, one way to fail, and the numbers of system calls glibc may lack.
+"""One handle on the C library, and one way to fail.
 
 By the C half of ctypes alone: its Python half costs 2.5 ms, a tenth of `vzctl exec`, for types and
 helpers of which the few below are all that is wanted here."""
@@ -70,37 +70,6 @@ class _Library:
 
 libc = _Library()
 libc.syscall.restype = c_long
-
-# Calls added since Linux 5.1 have the same number on every architecture.
-NR_pidfd_send_signal = 424
-NR_open_tree = 428
-NR_move_mount = 429
-NR_fsopen = 430
-NR_fsconfig = 431
-NR_fsmount = 432
-NR_fspick = 433
-NR_clone3 = 435
-NR_close_range = 436
-NR_openat2 = 437
-NR_pidfd_getfd = 438
-NR_mount_setattr = 442
-NR_quotactl_fd = 443
-
-_OLDER = {
-    #   seccomp capset bpf quotactl rt_sigtimedwait rt_sigaction
-    "x86_64": (317, 126, 321, 179, 128, 13),
-    "aarch64": (277, 91, 280, 60, 137, 134),
-    "riscv64": (277, 91, 280, 60, 137, 134),
-}
-(
-    NR_seccomp,
-    NR_capset,
-    NR_bpf,
-    NR_quotactl,
-    NR_rt_sigtimedwait,
-    NR_rt_sigaction,
-) = _OLDER.get(os.uname().machine, (-1,) * 6)
-
 
 def oserror(path: str | bytes | None = None) -> OSError:
     """The errno of the last call through `libc`, as an exception to raise."""

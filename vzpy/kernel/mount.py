@@ -8,14 +8,6 @@ import _struct as struct
 import os
 
 from vzpy.kernel.libc import (
-    NR_fsconfig,
-    NR_fsmount,
-    NR_fsopen,
-    NR_fspick,
-    NR_mount_setattr,
-    NR_move_mount,
-    NR_open_tree,
-    NR_openat2,
     c_char_p,
     c_int,
     c_ulong,
@@ -23,6 +15,7 @@ from vzpy.kernel.libc import (
     oserror,
     syscall,
 )
+from vzpy.kernel.numbers import NR
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -81,7 +74,7 @@ def umount2(target: str, flags: int = 0) -> None:
 def open_tree(path: str, flags: int, dirfd: int = AT_FDCWD) -> int:
     """A descriptor on a mount; with OPEN_TREE_CLONE on a detached copy of it."""
     try:
-        return syscall(NR_open_tree, dirfd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC)
+        return syscall(NR["open_tree"], dirfd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC)
     except OSError as err:
         raise OSError(err.errno, err.strerror, path) from None
 
@@ -90,10 +83,10 @@ def move_mount(fd: int, to: str | int, dirfd: int = AT_FDCWD) -> None:
     """Attach the detached mount `fd` on a path, or on an opened directory or file."""
     flags = MOVE_MOUNT_F_EMPTY_PATH
     if isinstance(to, int):
-        syscall(NR_move_mount, fd, b"", to, b"", flags | MOVE_MOUNT_T_EMPTY_PATH)
+        syscall(NR["move_mount"], fd, b"", to, b"", flags | MOVE_MOUNT_T_EMPTY_PATH)
         return
     try:
-        syscall(NR_move_mount, fd, b"", dirfd, os.fsencode(to), flags)
+        syscall(NR["move_mount"], fd, b"", dirfd, os.fsencode(to), flags)
     except OSError as err:
         raise OSError(err.errno, err.strerror, to) from None
 
@@ -103,12 +96,12 @@ def fsmount(fstype: str, attr: int = 0, **options: str | None) -> int:
 
     options  key=value, or key=None for a flag; the source is the type's name where none is given
     Raises OSError with the kernel's message where it gives one (read from the context)."""
-    fs = syscall(NR_fsopen, fstype.encode(), FSOPEN_CLOEXEC)
+    fs = syscall(NR["fsopen"], fstype.encode(), FSOPEN_CLOEXEC)
     try:
         try:
             _fs_options(fs, {"source": fstype, **options})
-            syscall(NR_fsconfig, fs, FSCONFIG_CMD_CREATE, None, None, 0)
-            return syscall(NR_fsmount, fs, FSMOUNT_CLOEXEC, attr)
+            syscall(NR["fsconfig"], fs, FSCONFIG_CMD_CREATE, None, None, 0)
+            return syscall(NR["fsmount"], fs, FSMOUNT_CLOEXEC, attr)
         except OSError as err:
             raise OSError(err.errno, f"{fstype}: {_fs_message(fs) or err.strerror}") from None
     finally:
@@ -120,10 +113,10 @@ def reconfigure(fd: int, **options: str | None) -> None:
     leaves the flags of the mount alone.
 
     Raises OSError; EINVAL where the type has no such option."""
-    fs = syscall(NR_fspick, fd, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)
+    fs = syscall(NR["fspick"], fd, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)
     try:
         _fs_options(fs, options)
-        syscall(NR_fsconfig, fs, FSCONFIG_CMD_RECONFIGURE, None, None, 0)
+        syscall(NR["fsconfig"], fs, FSCONFIG_CMD_RECONFIGURE, None, None, 0)
     finally:
         os.close(fs)
 
@@ -131,10 +124,10 @@ def reconfigure(fd: int, **options: str | None) -> None:
 def _fs_options(fs: int, options: dict[str, str | None]) -> None:
     for key, value in options.items():
         if value is None:
-            syscall(NR_fsconfig, fs, FSCONFIG_SET_FLAG, key.encode(), None, 0)
+            syscall(NR["fsconfig"], fs, FSCONFIG_SET_FLAG, key.encode(), None, 0)
         else:
             data = os.fsencode(value)
-            syscall(NR_fsconfig, fs, FSCONFIG_SET_STRING, key.encode(), data, 0)
+            syscall(NR["fsconfig"], fs, FSCONFIG_SET_STRING, key.encode(), data, 0)
 
 
 def _fs_message(fs: int) -> str:
@@ -152,7 +145,7 @@ def mount_setattr(
     """Change the mount(s) behind a descriptor; userns goes with MOUNT_ATTR_IDMAP."""
     args = struct.pack("=4Q", attr_set, attr_clr, propagation, userns)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
-    syscall(NR_mount_setattr, fd, b"", flags, args, len(args))
+    syscall(NR["mount_setattr"], fd, b"", flags, args, len(args))
 
 
 def openat2(
@@ -161,6 +154,6 @@ def openat2(
     """open(2) under rules: by default no `..`, absolute name or symlink leads out of dirfd."""
     how = struct.pack("=3Q", flags | os.O_CLOEXEC, mode, resolve)
     try:
-        return syscall(NR_openat2, dirfd, os.fsencode(path), how, len(how))
+        return syscall(NR["openat2"], dirfd, os.fsencode(path), how, len(how))
     except OSError as err:
         raise OSError(err.errno, err.strerror, path) from None

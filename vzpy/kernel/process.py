@@ -8,11 +8,6 @@ import select
 from _ctypes import addressof
 
 from vzpy.kernel.libc import (
-    NR_clone3,
-    NR_close_range,
-    NR_pidfd_getfd,
-    NR_pidfd_send_signal,
-    NR_rt_sigaction,
     c_char,
     c_char_p,
     c_int,
@@ -22,7 +17,15 @@ from vzpy.kernel.libc import (
     oserror,
     syscall,
 )
+from vzpy.kernel.numbers import NR
 from vzpy.kernel.proc import slurp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 CLONE_NEWTIME = 0x00000080
 CLONE_VM = 0x00000100
@@ -77,7 +80,7 @@ def clone3(flags: int, cgroup: int = -1) -> int:
     Only from a single-threaded process: the child of a threaded one waits for ever for the
     interpreter lock that another thread holds."""
     args = struct.pack("=11Q", flags, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, max(cgroup, 0))
-    return syscall(NR_clone3, args, len(args))
+    return syscall(NR["clone3"], args, len(args))
 
 
 def zombie(flags: int) -> int:
@@ -98,6 +101,20 @@ def zombie(flags: int) -> int:
 def setns(fd: int, nstype: int = 0) -> None:
     if libc.setns(fd, nstype) < 0:
         raise oserror()
+
+
+def in_netns(netns: int, make: Callable[[], T]) -> T:
+    """What is made, a socket, in another network namespace: it stays there. The calling thread is
+    there meanwhile, and only it."""
+    ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(netns, CLONE_NEWNET)
+        try:
+            return make()
+        finally:
+            setns(ours, CLONE_NEWNET)
+    finally:
+        os.close(ours)
 
 
 def unshare(flags: int) -> None:
@@ -130,12 +147,12 @@ def prlimit(pid: int, which: int, limits: tuple[int, int] | None = None) -> tupl
 
 
 def pidfd_send_signal(pidfd: int, sig: int) -> None:
-    syscall(NR_pidfd_send_signal, pidfd, sig, None, 0)
+    syscall(NR["pidfd_send_signal"], pidfd, sig, None, 0)
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """A descriptor of ours for what a descriptor of another process refers to."""
-    return syscall(NR_pidfd_getfd, pidfd, fd, 0)
+    return syscall(NR["pidfd_getfd"], pidfd, fd, 0)
 
 
 def ended(pidfd: int, seconds: float) -> bool:
@@ -146,7 +163,7 @@ def ended(pidfd: int, seconds: float) -> bool:
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
-    syscall(NR_close_range, first, last, 0)
+    syscall(NR["close_range"], first, last, 0)
 
 
 def close_all_but(keep: list[int]) -> None:
@@ -179,7 +196,7 @@ def default_signals() -> None:
     mask = int(ignored[:16], 16)
     for sig in range(1, 65):
         if mask >> sig - 1 & 1:
-            syscall(NR_rt_sigaction, sig, _SIG_DFL, None, _SIGSET_SIZE)
+            syscall(NR["rt_sigaction"], sig, _SIG_DFL, None, _SIGSET_SIZE)
 
 
 def unblock_signals() -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import fcntl
 import struct
 
-from vzpy.kernel.libc import NR_quotactl_fd, syscall
+from vzpy.kernel.libc import syscall
+from vzpy.kernel.numbers import NR
 from vzpy.record import record
 
 USRQUOTA, GRPQUOTA, PRJQUOTA = 0, 1, 2
@@ -53,7 +54,7 @@ def quotactl_fd(fd: int, cmd: int, kind: int, qid: int, addr: bytes | None) -> N
     """A command on the file system that a descriptor lies on; what it returns is written to addr.
 
     Raises OSError: ESRCH quota of that kind is off, ENOSYS the file system knows none."""
-    syscall(NR_quotactl_fd, fd, (cmd << 8 | kind) & 0xFFFFFFFF, qid, addr)
+    syscall(NR["quotactl_fd"], fd, (cmd << 8 | kind) & 0xFFFFFFFF, qid, addr)
 
 
 def enforced(fd: int) -> int:

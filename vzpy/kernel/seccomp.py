@@ -1,25 +1,13 @@
-"""Loading seccomp filters, and answering the calls that one hands over (seccomp(2),
-seccomp_unotify(2))."""
+"""Filters that hand system calls over, and answering those (seccomp(2), seccomp_unotify(2))."""
 
 from __future__ import annotations
 
 import _struct as struct
 import fcntl
 import os
-from _ctypes import Structure
 
-from vzpy.kernel.libc import NR_seccomp, c_char_p, c_ushort, syscall
 from vzpy.record import record
 
-SECCOMP_SET_MODE_FILTER = 1
-_INSTRUCTION = 8
-
-
-class _SockFprog(Structure):
-    _fields_ = (("len", c_ushort), ("filter", c_char_p))
-
-
-SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 _RET_ALLOW, _RET_USER_NOTIF = 0x7FFF0000, 0x7FC00000
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_ID_VALID = 0xC0502100, 0xC0182101, 0x40082102
 _NOTIF = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif
@@ -36,14 +24,6 @@ def handover(numbers: tuple[int, ...]) -> bytes:
         steps.append((_JEQ, len(numbers) - index, 0, number))
     steps += [(_RET, 0, 0, _RET_ALLOW), (_RET, 0, 0, _RET_USER_NOTIF)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
-
-
-def listen(program: bytes) -> int:
-    """Install a program for the calling task; a descriptor of what it hands over.
-
-    Raises OSError: EBUSY, the task has a listener already."""
-    prog = bytes(_SockFprog(len(program) // _INSTRUCTION, program))
-    return syscall(NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, prog)
 
 
 @record
