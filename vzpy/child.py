@@ -62,35 +62,29 @@ def program(birth: Birth) -> Program:
     """The life of the launcher, and of the first task until it is init."""
     calls = Program(_TELL)
     calls.step = "clone"
-    tasks.switch_on(calls)
-    given = tuple((which, value, value) for which, value in birth.rlimits)
-    tasks.limit(calls, (*ns.RLIMITS, *given))
-    tasks.forget_oom_score(calls, OWN)
+    tasks.switch_on(calls, birth.rlimits)
     tasks.own_namespaces(calls, birth.ids.base)
-    tasks.clone(calls, _TELL, ns.SEVEN, _CGROUP)
+    tasks.clone(calls, ns.SEVEN, _CGROUP)
     _Task(calls, birth).live()
     return calls
 
 
 class _Task:
-    """free  the first of the program's own descriptors that are not in use"""
-
     def __init__(self, calls: Program, birth: Birth) -> None:
         self.calls, self.birth = calls, birth
-        self.free = OWN
         self.plan = mountplan.plan(birth.seen)
 
     def live(self) -> None:
-        calls, birth, free = self.calls, self.birth, self.free
-        tasks.wait(calls, _TELL)  # MAPPED
+        calls, birth = self.calls, self.birth
+        tasks.wait(calls)  # MAPPED
         self.step("child-net")
-        tasks.loopback_up(calls, free)
+        tasks.loopback_up(calls)
         if birth.table:
-            tasks.keep_table(calls, _TELL, TABLE, birth.table, free)
+            tasks.keep_table(calls, TABLE, birth.table)
 
         self.step("child-time")
         tasks.become_root(calls)
-        tasks.new_time(calls, _TELL, free)
+        tasks.new_time(calls)
 
         self.step("child-prepare")
         mounts = self.prepare()
@@ -104,13 +98,13 @@ class _Task:
         self.step("child-console")
         self.console()
         if birth.notify:
-            tasks.notify_socket(calls, _TELL, NOTIFY, NOTIFY_SOCKET, free)
+            tasks.notify_socket(calls, NOTIFY, NOTIFY_SOCKET)
         if birth.handover:
-            tasks.broker(calls, birth.handover, _TELL, LISTENER, free)
+            tasks.broker(calls, birth.handover, LISTENER)
         mountplan.share(calls)
         calls.call("sethostname", birth.hostname, len(birth.hostname))
-        tasks.say(calls, _TELL, READY)
-        tasks.wait(calls, _TELL)  # GO
+        tasks.say(calls, READY)
+        tasks.wait(calls)  # GO
 
         self.step("child-exec")
         self.become_init()
@@ -125,14 +119,11 @@ class _Task:
 
     def prepare(self) -> dict[str, int]:
         """Descriptors of the mounts of the plan, by where they belong."""
-        mounts = {}
-        for part in self.plan:
-            if not isinstance(part, mountplan.Made):
-                self.at(part)
-                mounts[part.target] = self.free
-                part.prepare(self.calls, self.free)
-                self.free += 1
-        return mounts
+        mounts = [part for part in self.plan if not isinstance(part, mountplan.Made)]
+        for number, part in enumerate(mounts, OWN + 1):
+            self.at(part)
+            part.prepare(self.calls, number)
+        return {part.target: number for number, part in enumerate(mounts, OWN + 1)}
 
     def place(self, mounts: dict[str, int]) -> None:
         calls, birth = self.calls, self.birth
@@ -145,7 +136,7 @@ class _Task:
         for number, path in enumerate(birth.below, _BELOW):
             calls.step = f"child-mounts: /{path}"
             mountplan.place(calls, path, number)
-        mountplan.bind_nodes(calls, birth.nodes_at, birth.nodes, self.free)
+        mountplan.bind_nodes(calls, birth.nodes_at, birth.nodes)
 
     def at(self, part: Fresh | Host | Made) -> None:
         step = self.calls.step.partition(":")[0]
@@ -154,25 +145,23 @@ class _Task:
     def console(self) -> None:
         """/dev/console: the slave of a pty of the VPS itself, whose master is handed over; else
         null. The pty comes from the devpts of the VPS, so its slave belongs to the VPS's root."""
-        calls, console = self.calls, self.free
+        calls, master = self.calls, OWN + 1
         if self.birth.pty:
-            tasks.new_pty(calls, self.free + 1)
-            clone = m.OPEN_TREE_CLONE | os.O_CLOEXEC
-            calls.call("open_tree", 0, b"", clone | m.AT_EMPTY_PATH, result=0)
-            calls.call("dup3", 0, console, os.O_CLOEXEC)
-            tasks.hand_over(calls, _TELL, CONSOLE, self.free + 1)
+            tasks.new_pty(calls, master)
+            clone = m.OPEN_TREE_CLONE | m.OPEN_TREE_CLOEXEC
+            calls.descriptor(OWN, "open_tree", 0, b"", clone | m.AT_EMPTY_PATH)
+            tasks.hand_over(calls, CONSOLE, master)
         else:
-            mountplan.Host("dev/console", "/dev/null").prepare(calls, console)
-        mountplan.place(calls, "dev/console", console, is_dir=False)
+            mountplan.Host("dev/console", "/dev/null").prepare(calls, OWN)
+        mountplan.place(calls, "dev/console", OWN, is_dir=False)
 
     def become_init(self) -> None:
         """Console, clean process, filter, capabilities, exec: each takes something that those
         before it need (the filter CAP_SYS_ADMIN, which --capability may switch off)."""
-        calls, birth, console = self.calls, self.birth, self.free
-        calls.call("openat", m.AT_FDCWD, b"/dev/console", os.O_RDWR | os.O_NOCTTY, 0, result=0,
-                   about=b"/dev/console")
-        calls.call("dup3", 0, console, 0)
-        tasks.stdio(calls, (console, console, console))
+        calls, birth, console = self.calls, self.birth, b"/dev/console"
+        flags = os.O_RDWR | os.O_NOCTTY
+        calls.descriptor(OWN, "openat", m.AT_FDCWD, console, flags, 0, about=console)
+        tasks.stdio(calls, (OWN, OWN, OWN))
         tasks.new_session(calls)
         tasks.close_all_but(calls, [_TELL])
         calls.call("prctl", process.PR_SET_SECUREBITS, 0, 0, 0, 0)

@@ -9,7 +9,7 @@ import os
 import stat
 
 from vzpy.kernel import mount as m
-from vzpy.kernel.program import Program
+from vzpy.kernel.program import OWN, Program
 from vzpy.record import record
 
 RDONLY, NOSUID, NODEV, NOEXEC = (
@@ -20,8 +20,7 @@ RDONLY, NOSUID, NODEV, NOEXEC = (
 )
 DEVPTS: dict[str, str] = {"ptmxmode": "0666", "mode": "0620", "gid": "5"}
 _LXCFS = "/var/lib/lxcfs"
-_CLOEXEC = os.O_CLOEXEC
-_CLONE = m.OPEN_TREE_CLONE | _CLOEXEC
+_CLONE = m.OPEN_TREE_CLONE | m.OPEN_TREE_CLOEXEC
 _HOW_BYTES = 24  # struct open_how
 _AT_REMOVEDIR = 0x200
 
@@ -51,8 +50,7 @@ class Fresh:
         return f"{self.fstype}{shown} on /{self.target}"
 
     def prepare(self, calls: Program, to: int) -> None:
-        calls.call("fsopen", self.fstype.encode(), m.FSOPEN_CLOEXEC, result=0)
-        calls.call("dup3", 0, to, _CLOEXEC)
+        calls.descriptor(to, "fsopen", self.fstype.encode(), m.FSOPEN_CLOEXEC)
         for key, value in {"source": self.fstype, **self.options}.items():
             if value is None:
                 calls.call("fsconfig", to, m.FSCONFIG_SET_FLAG, key.encode(), 0, 0)
@@ -60,8 +58,7 @@ class Fresh:
                 text = value.encode()
                 calls.call("fsconfig", to, m.FSCONFIG_SET_STRING, key.encode(), text, 0)
         calls.call("fsconfig", to, m.FSCONFIG_CMD_CREATE, 0, 0, 0)
-        calls.call("fsmount", to, m.FSMOUNT_CLOEXEC, self.attr, result=0)
-        calls.call("dup3", 0, to, _CLOEXEC)
+        calls.descriptor(to, "fsmount", to, m.FSMOUNT_CLOEXEC, self.attr)
 
 
 @record
@@ -78,8 +75,7 @@ class Host:
 
     def prepare(self, calls: Program, to: int) -> None:
         source = self.source.encode()
-        calls.call("open_tree", m.AT_FDCWD, source, _CLONE, result=0, about=source)
-        calls.call("dup3", 0, to, _CLOEXEC)
+        calls.descriptor(to, "open_tree", m.AT_FDCWD, source, _CLONE, about=source)
         private = calls.words(0, 0, m.MS_PRIVATE, 0)  # struct mount_attr
         calls.call("mount_setattr", to, b"", m.AT_EMPTY_PATH, private, 32)
 
@@ -236,7 +232,7 @@ def place(calls: Program, target: str, fd: int, is_dir: bool = True) -> None:
     calls.label(done)
 
 
-def bind_nodes(calls: Program, nodes: str, names: tuple[str, ...], free: int) -> None:
+def bind_nodes(calls: Program, nodes: str, names: tuple[str, ...]) -> None:
     """Bind the nodes of devices.make_nodes(), which stand at `nodes`, to their places in /dev."""
     if not names:
         return
@@ -245,9 +241,8 @@ def bind_nodes(calls: Program, nodes: str, names: tuple[str, ...], free: int) ->
             if letter == "/":
                 calls.may_fail("mkdirat", m.AT_FDCWD, f"/dev/{name[:at]}".encode(), 0o755)
         source = f"/{nodes}/{name}".encode()
-        calls.call("open_tree", m.AT_FDCWD, source, _CLONE, result=0, about=source)
-        calls.call("dup3", 0, free, _CLOEXEC)
-        place(calls, f"dev/{name}", free, is_dir=False)
+        calls.descriptor(OWN, "open_tree", m.AT_FDCWD, source, _CLONE, about=source)
+        place(calls, f"dev/{name}", OWN, is_dir=False)
     tree = f"/{nodes}".encode()
     calls.call("umount2", tree, m.MNT_DETACH | m.UMOUNT_NOFOLLOW)
     calls.call("unlinkat", m.AT_FDCWD, tree, _AT_REMOVEDIR)

@@ -25,22 +25,6 @@ EIGHT = SEVEN | p.CLONE_NEWTIME
 
 _INFINITY = p.RLIM_INFINITY
 MEMLOCK, SIGPENDING, DATA = p.RLIMIT_MEMLOCK, p.RLIMIT_SIGPENDING, p.RLIMIT_DATA
-# Of a kernel's first process (G22).
-RLIMITS = (
-    # limit, soft, hard
-    (p.RLIMIT_NOFILE, 1024, 524288),
-    (p.RLIMIT_CORE, 0, _INFINITY),
-    (p.RLIMIT_STACK, 8 << 20, _INFINITY),
-    (p.RLIMIT_MEMLOCK, 8 << 20, 8 << 20),
-    (p.RLIMIT_MSGQUEUE, 819200, 819200),
-    (p.RLIMIT_NICE, 0, 0),
-    (p.RLIMIT_RTPRIO, 0, 0),
-    (p.RLIMIT_AS, _INFINITY, _INFINITY),
-    (p.RLIMIT_CPU, _INFINITY, _INFINITY),
-    (p.RLIMIT_DATA, _INFINITY, _INFINITY),
-    (p.RLIMIT_FSIZE, _INFINITY, _INFINITY),
-    (p.RLIMIT_RSS, _INFINITY, _INFINITY),
-)
 
 
 def bounds_of(pid: int) -> tuple[tuple[int, int], ...]:

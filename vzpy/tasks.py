@@ -10,7 +10,7 @@ import time
 
 from vzpy.kernel import caps
 from vzpy.kernel import process as p
-from vzpy.kernel.program import Program
+from vzpy.kernel.program import OWN, Program
 
 BORN = b"BORN\0\0\0\0"
 WARN = b"WARN"
@@ -34,7 +34,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_CPU_WORD = (1 << 64) - 1
 
 
-def clone(calls: Program, tell: int, flags: int, cgroup: int) -> None:
+def clone(calls: Program, flags: int, cgroup: int) -> None:
     """clone3(2) into a cgroup; its pid is told (BORN), and this process ends. What follows is the
     task's, a child of who started the program."""
     born = calls.room(BORN + bytes(8))
@@ -42,11 +42,11 @@ def clone(calls: Program, tell: int, flags: int, cgroup: int) -> None:
         flags | p.CLONE_PARENT | p.CLONE_INTO_CGROUP, 0, 0, 0, 0, 0, 0, 0, 0, 0, cgroup
     )
     calls.call("clone3", arguments, 88, kept=born + len(BORN), zero="task")
-    calls.call("sendto", tell, born, 16, _MSG_NOSIGNAL, 0, 0)
+    calls.call("sendto", calls.tell, born, 16, _MSG_NOSIGNAL, 0, 0)
     calls.call("exit_group", 0)
     calls.label("task")
     calls.call("prctl", p.PR_SET_DUMPABLE, 0, 0, 0, 0)
-    calls.call("fcntl", tell, _F_SETFD, _FD_CLOEXEC)
+    calls.call("fcntl", calls.tell, _F_SETFD, _FD_CLOEXEC)
 
 
 def own_namespaces(calls: Program, owner: int) -> None:
@@ -61,18 +61,18 @@ def own_namespaces(calls: Program, owner: int) -> None:
     calls.call("setresuid", -1, owner, -1)
 
 
-def wait(calls: Program, tell: int) -> None:
+def wait(calls: Program) -> None:
     """For the next word of the other end; when that has gone, so does the task."""
     room = calls.room(bytes(63))
-    calls.call("recvfrom", tell, room, 64, 0, 0, 0, zero="failed")
+    calls.call("recvfrom", calls.tell, room, 64, 0, 0, 0, zero="failed")
 
 
-def say(calls: Program, tell: int, *words: bytes) -> None:
+def say(calls: Program, *words: bytes) -> None:
     text = b"\0".join(words)
-    calls.call("sendto", tell, text, len(text), _MSG_NOSIGNAL, 0, 0)
+    calls.call("sendto", calls.tell, text, len(text), _MSG_NOSIGNAL, 0, 0)
 
 
-def new_time(calls: Program, tell: int, free: int) -> None:
+def new_time(calls: Program) -> None:
     """A time namespace that begins now: uptime(1) starts at zero inside. While /proc is the host's.
 
     clone3 would enter it at once, and its offsets can only be written while nobody is in it. Both
@@ -80,46 +80,40 @@ def new_time(calls: Program, tell: int, free: int) -> None:
     belongs to the host's root while the task is not dumpable."""
     calls.call("unshare", p.CLONE_NEWTIME, error="no time")
     calls.call("prctl", p.PR_SET_DUMPABLE, 1, 0, 0, 0)
-    _open(calls, b"/proc/self/timens_offsets", os.O_WRONLY, free)
+    offsets, mine = b"/proc/self/timens_offsets", b"/proc/self/ns/time_for_children"
+    calls.descriptor(OWN, "openat", _AT_FDCWD, offsets, os.O_WRONLY, 0, about=offsets)
     for name, clock in ((b"monotonic", time.CLOCK_MONOTONIC), (b"boottime", time.CLOCK_BOOTTIME)):
         line = b"%b %d 0\n" % (name, -int(time.clock_gettime(clock)))
-        calls.call("write", free, line, len(line))
+        calls.call("write", OWN, line, len(line))
     calls.call("prctl", p.PR_SET_DUMPABLE, 0, 0, 0, 0)
-    _open(calls, b"/proc/self/ns/time_for_children", os.O_RDONLY, free)
-    calls.call("setns", free, p.CLONE_NEWTIME, zero="time")
+    calls.descriptor(OWN, "openat", _AT_FDCWD, mine, os.O_RDONLY, 0, about=mine)
+    calls.call("setns", OWN, p.CLONE_NEWTIME, zero="time")
     calls.label("no time")
-    say(calls, tell, WARN, b"no time namespace; uptime inside is the host's")
+    say(calls, WARN, b"no time namespace; uptime inside is the host's")
     calls.label("time")
 
 
-def _open(calls: Program, path: bytes, flags: int, to: int) -> None:
-    calls.call("openat", _AT_FDCWD, path, flags | os.O_CLOEXEC, 0, result=0, about=path)
-    calls.call("dup3", 0, to, os.O_CLOEXEC)
-
-
-def loopback_up(calls: Program, free: int) -> None:
+def loopback_up(calls: Program) -> None:
     """`ip link set lo up`: inits that are no systemd expect it (netdevice(7), SIOCSIFFLAGS)."""
     calls.call("socket", _AF_INET, _SOCK_DGRAM, 0, result=0)
     calls.call("ioctl", 0, _SIOCSIFFLAGS, calls.data(b"lo" + bytes(14) + b"\1" + bytes(15)))
 
 
-def keep_table(calls: Program, tell: int, word: bytes, transaction: bytes, free: int) -> None:
+def keep_table(calls: Program, word: bytes, transaction: bytes) -> None:
     """Ask for a table of netfilter, which lasts as long as the socket that is handed over: what is
     answered can be read there (netfilter.confirm())."""
-    calls.call("socket", _AF_NETLINK, _SOCK_RAW, _NETLINK_NETFILTER, result=0)
-    calls.call("dup3", 0, free, os.O_CLOEXEC)
-    calls.call("bind", free, calls.data(_AF_NETLINK.to_bytes(2, "little") + bytes(10)), 12)
-    calls.call("sendto", free, transaction, len(transaction), 0, 0, 0)
-    hand_over(calls, tell, word, free)
+    calls.descriptor(OWN, "socket", _AF_NETLINK, _SOCK_RAW, _NETLINK_NETFILTER)
+    calls.call("bind", OWN, calls.data(_AF_NETLINK.to_bytes(2, "little") + bytes(10)), 12)
+    calls.call("sendto", OWN, transaction, len(transaction), 0, 0, 0)
+    hand_over(calls, word, OWN)
 
 
-def notify_socket(calls: Program, tell: int, word: bytes, path: bytes, free: int) -> None:
+def notify_socket(calls: Program, word: bytes, path: bytes) -> None:
     """Where init says that it has booted, handed over: init would hang on one nobody reads."""
-    calls.call("socket", _AF_UNIX, _SOCK_DGRAM, 0, result=0)
-    calls.call("dup3", 0, free, os.O_CLOEXEC)
+    calls.descriptor(OWN, "socket", _AF_UNIX, _SOCK_DGRAM, 0)
     address = _AF_UNIX.to_bytes(2, "little") + path + b"\0"
-    calls.call("bind", free, address, len(address))
-    hand_over(calls, tell, word, free)
+    calls.call("bind", OWN, address, len(address))
+    hand_over(calls, word, OWN)
 
 
 def close_all_but(calls: Program, keep: list[int]) -> None:
@@ -132,8 +126,30 @@ def close_all_but(calls: Program, keep: list[int]) -> None:
     calls.call("close_range", first, 0xFFFFFFFF, 0)
 
 
-def switch_on(calls: Program) -> None:
-    """The task as if the machine had just been switched on: signals, umask, priorities, CPUs."""
+_INFINITY = p.RLIM_INFINITY
+# Of a kernel's first process (G22).
+_RLIMITS = (
+    # limit, soft, hard
+    (p.RLIMIT_NOFILE, 1024, 524288),
+    (p.RLIMIT_CORE, 0, _INFINITY),
+    (p.RLIMIT_STACK, 8 << 20, _INFINITY),
+    (p.RLIMIT_MEMLOCK, 8 << 20, 8 << 20),
+    (p.RLIMIT_MSGQUEUE, 819200, 819200),
+    (p.RLIMIT_NICE, 0, 0),
+    (p.RLIMIT_RTPRIO, 0, 0),
+    (p.RLIMIT_AS, _INFINITY, _INFINITY),
+    (p.RLIMIT_CPU, _INFINITY, _INFINITY),
+    (p.RLIMIT_DATA, _INFINITY, _INFINITY),
+    (p.RLIMIT_FSIZE, _INFINITY, _INFINITY),
+    (p.RLIMIT_RSS, _INFINITY, _INFINITY),
+)
+
+
+def switch_on(calls: Program, rlimits: tuple[tuple[int, int], ...]) -> None:
+    """The task as if the machine had just been switched on: signals, umask, CPUs; limits,
+    priorities and OOM score as far as we may. While /proc is the host's.
+
+    rlimits  (resource, value) instead of the defaults, soft and hard"""
     for signal in _IGNORED_BY_SPAWN:
         calls.call("rt_sigaction", signal, _SIG_DFL, 0, _SIGSET_SIZE)
     calls.call("umask", 0o022)
@@ -142,30 +158,23 @@ def switch_on(calls: Program) -> None:
     full, rest = divmod(os.cpu_count() or 1, 64)
     cpus = calls.words(*[_LAST_CPU_WORD] * full, (1 << rest) - 1)
     calls.call("sched_setaffinity", 0, 8 * (full + 1), cpus)
-
-
-def limit(calls: Program, rlimits: tuple[tuple[int, int, int], ...]) -> None:
-    """(resource, soft, hard), as near to it as a hard limit allows that we have no right to raise;
-    niceness, scheduler and OOM score of a kernel's first process, as far as we may."""
-    for number, (which, soft, hard) in enumerate(rlimits):
-        now = p.prlimit(0, which)[1]
-        at_most = soft if 0 <= soft <= now or now == p.RLIM_INFINITY else now
-        done = f"limit {number}"
-        calls.call("prlimit64", 0, which, calls.words(soft, hard), 0, zero=done, error="")
-        calls.call("prlimit64", 0, which, calls.words(at_most, now), 0)
-        calls.label(done)
+    for number, limit in enumerate((*_RLIMITS, *((which, x, x) for which, x in rlimits))):
+        _limit(calls, f"limit {number}", *limit)
     calls.may_fail("sched_setscheduler", 0, os.SCHED_OTHER, calls.words(0))
     calls.may_fail("setpriority", os.PRIO_PROCESS, 0, 0)
-
-
-def forget_oom_score(calls: Program, free: int) -> None:
-    """While /proc is the host's. free  a descriptor that is not in use, and stays open"""
-    flags = os.O_WRONLY | os.O_CLOEXEC
-    path = b"/proc/self/oom_score_adj"
-    calls.call("openat", _AT_FDCWD, path, flags, 0, result=0, error="no score")
-    calls.call("dup3", 0, free, os.O_CLOEXEC)
-    calls.may_fail("write", free, b"0", 1)
+    score = b"/proc/self/oom_score_adj"
+    calls.descriptor(OWN, "openat", _AT_FDCWD, score, os.O_WRONLY, 0, error="no score")
+    calls.may_fail("write", OWN, b"0", 1)
     calls.label("no score")
+
+
+def _limit(calls: Program, done: str, which: int, soft: int, hard: int) -> None:
+    """As near to it as a hard limit allows that we have no right to raise."""
+    now = p.prlimit(0, which)[1]
+    at_most = soft if 0 <= soft <= now or now == _INFINITY else now
+    calls.call("prlimit64", 0, which, calls.words(soft, hard), 0, zero=done, error="")
+    calls.call("prlimit64", 0, which, calls.words(at_most, now), 0)
+    calls.label(done)
 
 
 def become_root(calls: Program) -> None:
@@ -175,11 +184,11 @@ def become_root(calls: Program) -> None:
     calls.call("setresuid", 0, 0, 0)
 
 
-def hand_over(calls: Program, tell: int, word: bytes, fd: int) -> None:
+def hand_over(calls: Program, word: bytes, fd: int) -> None:
     """Say a word, with a descriptor beside it (unix(7), SCM_RIGHTS)."""
     control = calls.words(20, _SOL_SOCKET | _SCM_RIGHTS << 32, fd)
     message = calls.words(0, 0, calls.words(word, len(word)), 1, control, 24, 0)
-    calls.call("sendmsg", tell, message, _MSG_NOSIGNAL)
+    calls.call("sendmsg", calls.tell, message, _MSG_NOSIGNAL)
 
 
 def new_pty(calls: Program, master: int) -> None:
@@ -187,20 +196,17 @@ def new_pty(calls: Program, master: int) -> None:
 
     The guest may have put anything at that path: who gets the master has to look."""
     path = b"/dev/pts/ptmx"
-    calls.call("openat", _AT_FDCWD, path, _O_PLAIN, 0, result=0, about=path)
-    calls.call("dup3", 0, master, os.O_CLOEXEC)
+    calls.descriptor(master, "openat", _AT_FDCWD, path, _O_PLAIN, 0, about=path)
     calls.call("ioctl", master, _TIOCSPTLCK, calls.words(0), about=path)
     calls.call("ioctl", master, _TIOCGPTPEER, _O_PLAIN, result=0, about=path)
 
 
-def own_pty(calls: Program, tell: int, word: bytes, free: int) -> None:
-    """A pty of the VPS becomes 0, 1 and 2; its master is handed over.
-
-    free  with the next one a descriptor that is not in use, and stays open"""
-    master, slave = free, free + 1
+def own_pty(calls: Program, word: bytes) -> None:
+    """A pty of the VPS becomes 0, 1 and 2; its master is handed over."""
+    master, slave = OWN, OWN + 1
     new_pty(calls, master)
     calls.call("dup3", 0, slave, os.O_CLOEXEC)
-    hand_over(calls, tell, word, master)
+    hand_over(calls, word, master)
     stdio(calls, (slave, slave, slave))
 
 
@@ -227,14 +233,12 @@ def filter_calls(calls: Program, programs: tuple[bytes, ...]) -> None:
         calls.call("seccomp", _SET_MODE_FILTER, 0, _sock_fprog(calls, program))
 
 
-def broker(calls: Program, program: bytes, tell: int, word: bytes, free: int) -> None:
+def broker(calls: Program, program: bytes, word: bytes) -> None:
     """A filter that hands calls over, and who hears them given away: a task must not keep its own.
-
-    free  a descriptor that is not in use, and stays open"""
+    """
     fprog = _sock_fprog(calls, program)
-    calls.call("seccomp", _SET_MODE_FILTER, _NEW_LISTENER, fprog, result=0)
-    calls.call("dup3", 0, free, os.O_CLOEXEC)
-    hand_over(calls, tell, word, free)
+    calls.descriptor(OWN, "seccomp", _SET_MODE_FILTER, _NEW_LISTENER, fprog)
+    hand_over(calls, word, OWN)
 
 
 def _sock_fprog(calls: Program, program: bytes) -> int:

@@ -30,7 +30,9 @@ _RESULT = _DATA + 16
 _TOLD = 24  # bytes
 LAUNCHER = "vz-launcher"  # name of the process
 FIRST = 3  # descriptor that a program is given
-OWN = 200  # first of those that it may choose itself: open(2) gives it the lowest, below these
+# Descriptors that a program may number itself: the first for a moment, those above for longer. What
+# open(2) gives it is below.
+OWN = 200
 _HEAD = 64 + 56 * 3  # bytes of the ELF header, and what it says of segments
 _ROW = 88  # bytes of a call
 _FIRST_CALL = _CALLS + 2 * _ROW  # after those that tell of a failure
@@ -124,7 +126,7 @@ class Program:
         self._about: list[tuple[str, bytes]] = []
         self._labels: dict[str, int] = {}
         self._jumps: list[tuple[int, str]] = []  # where the address of a later label belongs
-        self._tell = tell
+        self.tell = tell
         self.label("failed")
         self.call("sendto", tell, _DATA, _TOLD, _MSG_NOSIGNAL, 0, 0, error="")
         self.call("exit_group", 1, error="")
@@ -158,6 +160,13 @@ class Program:
                 self._jumps.append((here + at, label))
         self._about.append((self.step, about))
 
+    def descriptor(
+        self, to: int, name: str, *arguments: int | bytes, error: str = "failed", about: bytes = b""
+    ) -> None:
+        """A call that gives a descriptor, which gets the number `to` and is closed by exec."""
+        self.call(name, *arguments, result=0, error=error, about=about)
+        self.call("dup3", 0, to, os.O_CLOEXEC)
+
     def may_fail(self, name: str, *arguments: int | bytes) -> None:
         """A call whose failure does not matter."""
         self.call(name, *arguments, error="")
@@ -186,7 +195,7 @@ class Program:
     def fail(self, number: int, about: bytes = b"") -> None:
         """Tell that this call has failed with an errno, and end."""
         told = self.words(int.from_bytes(FAILED, sys.byteorder), _CALLS + len(self._rows), -number)
-        self.call("sendto", self._tell, told, _TOLD, _MSG_NOSIGNAL, 0, 0, error="", about=about)
+        self.call("sendto", self.tell, told, _TOLD, _MSG_NOSIGNAL, 0, 0, error="", about=about)
         self.call("exit_group", 1)
 
     def failure(self, packet: bytes) -> tuple[int, str, bytes]:

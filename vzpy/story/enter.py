@@ -22,7 +22,7 @@ from vzpy import cgroupread, cgroups, ns, syscalls, tasks
 from vzpy.errors import Exit, NotRunning, UsageError, VzError
 from vzpy.fault import fault
 from vzpy.kernel import caps, process
-from vzpy.kernel.program import OWN, Program
+from vzpy.kernel.program import Program
 from vzpy.model import Facts, IdRange
 from vzpy.record import record
 from vzpy.sync import BORN, CONSOLE, LISTENER, Channel, ChildError, pid_of
@@ -274,25 +274,23 @@ def _program(
     calls = Program(_TELL)
     calls.step = "exec-launch"
     calls.call("setns", _INIT, process.CLONE_NEWPID)
-    tasks.clone(calls, _TELL, 0, _LEAF)
+    tasks.clone(calls, 0, _LEAF)
     calls.step = "exec-enter"
-    tasks.switch_on(calls)
-    tasks.limit(calls, (*ns.RLIMITS, *((which, value, value) for which, value in rlimits)))
-    tasks.forget_oom_score(calls, OWN)
+    tasks.switch_on(calls, rlimits)
     calls.call("setns", _INIT, ns.EIGHT & ~process.CLONE_NEWPID)
     tasks.become_root(calls)
     calls.call("chdir", b"/")
     tasks.new_session(calls)
     if what.pty:
         calls.step = "exec-pty"
-        tasks.own_pty(calls, _TELL, CONSOLE, OWN)
+        tasks.own_pty(calls, CONSOLE)
     else:
         tasks.stdio(calls, _STDIO)
     if what.pty or what.owns:
         tasks.take_terminal(calls)
     tasks.filter_calls(calls, filters)
     if handover:
-        tasks.broker(calls, handover, _TELL, LISTENER, OWN)
+        tasks.broker(calls, handover, LISTENER)
     tasks.close_all_but(calls, [_TELL])
     tasks.limit_capabilities(calls, bounding)
     calls.step = "exec"

@@ -124,7 +124,7 @@ def _power_off(seconds: float) -> Program:
     neither kill(2) nor reboot(2) can reach the host."""
     calls = Program(_TELL)
     calls.call("setns", _INIT, process.CLONE_NEWPID)
-    tasks.clone(calls, _TELL, 0, _LEAF)
+    tasks.clone(calls, 0, _LEAF)
     calls.call("setns", _INIT, process.CLONE_NEWUSER)
     tasks.become_root(calls)
     looks = [_OFTEN] * round(1 / _OFTEN) + [_THEN] * round(max(seconds - 1, 0) / _THEN)
