@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from vzpy import tasks
 from vzpy.kernel import program
 from vzpy.kernel.program import Program
 
@@ -142,6 +144,16 @@ def test_whatever_the_numbers_are():
     """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert ran.stdout == "4\n", ran.stderr
+
+
+def test_limits_of_somebody_who_may_less(ends, monkeypatch):
+    """The list is made where hard limits are higher than where it is run."""
+    _, theirs = ends
+    monkeypatch.setattr(tasks.p, "prlimit", lambda *_: (1 << 40, 1 << 40))
+    calls = Program(TELL)
+    tasks.switch_on(calls, ((resource.RLIMIT_MEMLOCK, 1 << 41),))
+    calls.call("exit_group", 0)
+    assert run(calls, theirs.fileno()) == 0
 
 
 def test_words_and_strings(ends):
