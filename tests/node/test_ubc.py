@@ -101,6 +101,8 @@ def test_a_look_of_the_daemon_keeps_maxima(node, vps):
     vps.start()
     before = counter(vps, "numfile").held
     holder(vps, f"{SLEEPERS.format(10)}; wait")
+    # All are what killall looks for: ten, and init.
+    tools.wait_for(lambda: len(tools.sh(vps, "pidof sleep").split()) == 11)
     tools.wait_for(lambda: counters.look(node.paths) and peak(vps, "numfile") >= before + 15)
     tools.sh(vps, "killall sleep")
     tools.wait_for(lambda: counter(vps, "numfile").held <= before + 3)
