@@ -143,6 +143,18 @@ class Node:
 
         return read_all(self.vps(ctid) for ctid in state.running_ids(self.paths))
 
+    def user_beancounters(self) -> str:
+        """What OpenVZ's /proc/user_beancounters showed of them, Version 2.5."""
+        from vzpy.ubcproc import user_beancounters
+
+        return user_beancounters(self.beancounters())
+
+    def resources(self) -> str:
+        """What OpenVZ's /proc/bc/resources showed: without dummies, with swappages."""
+        from vzpy.ubcproc import resources
+
+        return resources(self.beancounters())
+
     def events(self, ctid: int = 0, *, follow: bool = False) -> Iterator[Hit]:
         """The limits that VPSs ran into, the oldest first; of one VPS, or of all (0).
 

@@ -7,11 +7,15 @@ import errno
 import fcntl
 import os
 import socket
+import struct
+import subprocess
 from contextlib import suppress
 
+import pytest
 from test_sockets import within
+from tinyelf import DATA, RESULT, Call, refused
 
-from tools import needs, sh
+from tools import needs, plant, sh
 from vzpy.story import bounds
 
 
@@ -184,6 +188,45 @@ def test_signals_are_queued_up_to_the_limit(vps, vzctl, node):
 
     assert within_user(vps, act) in range(18, 22)  # its init may just have been told of a child
     assert limit(vps, "Max pending signals") == limit(vps, "Max pending signals", "self")
+
+
+_PRIVATE, _LOCKED = 0x22, 0x2022  # flags of mmap(2)
+
+# Beancounter -> what it is set to, a program that asks for one more than that, its errno.
+ASKED = {
+    "numpty": ("3", refused([Call(2, b"/dev/ptmx", 2)], rounds=8), errno.ENOSPC),
+    "shmpages": ("1000", refused([Call(29, 0, 100 << 12, 0o1600)], rounds=16), errno.ENOSPC),
+    "privvmpages": (
+        "16384", refused([Call(9, 0, 1 << 20, 3, _PRIVATE, -1, 0)], rounds=80), errno.ENOMEM
+    ),
+    "lockedpages": ("16", refused([Call(149, DATA, 1 << 17)]), errno.ENOMEM),
+    "lockedpages of mmap": (
+        "16", refused([Call(9, 0, 1 << 14, 3, _LOCKED, -1, 0)], rounds=8), errno.EAGAIN
+    ),
+    "numsiginfo": (
+        "20",
+        refused([Call(39), Call(129, RESULT, 40, struct.pack("<iii", 40, 0, -1) + bytes(116))],
+                [Call(14, 0, b"\xff" * 8, 0, 8)], rounds=64),
+        errno.EAGAIN,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_who_is_refused_and_who_is_not(vps, node, vzctl, tmp_path, what):
+    """Programs inside: with which errno the limit is told; the neighbour and the host get it."""
+    value, program, code = ASKED[what]
+    other = node.create(102)
+    for one in (vps, other):
+        plant(one, "/ask", program, 0o755)
+    set_and_start(vps, vzctl, f"--{what.split()[0]}", value)
+    other.start()
+    assert vps.exec(["/ask"]).returncode == code
+    assert other.exec(["/ask"]).returncode == 0
+    (tmp_path / "ask").write_bytes(program)
+    (tmp_path / "ask").chmod(0o755)
+    # System V memory outlives who asked for it, but not its namespace.
+    assert subprocess.run(["unshare", "--ipc", tmp_path / "ask"]).returncode == 0
 
 
 def within_user(vps, act):

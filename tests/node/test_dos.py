@@ -11,7 +11,8 @@ import struct
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from tinyelf import RESULT, SCRATCH, Call, Special, bomb, counted, hog, loop, threads
@@ -143,6 +144,17 @@ def row(name: str, found: list[list[float]], more: str = "") -> str:
     return f"| {name:16} {cells}|{more}"
 
 
+def kswapd() -> float:
+    """Seconds of CPU time that the kernel has spent on reclaim for the whole machine."""
+    spent = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            name, _, rest = stat.read_text().partition("(")[2].rpartition(") ")
+            if name.startswith("kswapd"):
+                spent += sum(map(int, rest.split()[11:13]))
+    return spent / os.sysconf("SC_CLK_TCK")
+
+
 def failcnt(vps, name: str) -> int:
     return next(r.failcnt for r in vps.beancounters() if r.name == name) or 0
 
@@ -158,6 +170,7 @@ def test_whatever_one_uses_up_the_others_go_on(node, tmp_path, capsys):
     for number, (program, _) in enumerate(ATTACKS.values()):
         plant(attacker, f"/attack/{number}", program, 0o755)
     lines, problems = [], []
+    begun, reclaimed = time.monotonic(), kswapd()
     with serving_host(tmp_path) as host:
         servers = [serve(neighbour), host]
         peace = measure(servers, 2 * SECONDS)
@@ -194,8 +207,12 @@ def test_whatever_one_uses_up_the_others_go_on(node, tmp_path, capsys):
                 problems.append(f"{name}: stops in {stopped:.0f} s")
             if beancounter and not refused:
                 problems.append(f"{name}: {beancounter} was never refused")
+    reclaimed, lasted = kswapd() - reclaimed, time.monotonic() - begun
     with capsys.disabled():
         print("\n" + HEAD + "\n".join(lines))
+        print(f"kswapd had {reclaimed:.2f} of {lasted:.0f} s")
+    if reclaimed > lasted / 50:
+        problems.append(f"the host reclaims memory: {reclaimed:.1f} s of {lasted:.0f}")
     assert not problems, "\n".join(problems)
 
 

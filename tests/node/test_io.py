@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from test_sockets import within
+from tinyelf import SCRATCH, Call, loop
 
 import tools
 from vzpy import cgroups, config, disks
@@ -191,12 +192,14 @@ def test_a_rate_holds_through(lie, show, kind):
 
 @contextmanager
 def bfq(disk: str):
-    """By shares alone, without its preference for what has just begun."""
+    """By shares alone: without its preference for what has just begun, and waiting for who has a
+    share and is about to ask again."""
     assert devices.load_module("bfq")
     queue = Path(f"/sys/block/{Path(disk).name}/queue")
     before = text(queue / "scheduler").partition("[")[2].partition("]")[0]
     (queue / "scheduler").write_text("bfq")
     (queue / "iosched/low_latency").write_text("0")
+    (queue / "iosched/strict_guarantees").write_text("1")
     try:
         yield
     finally:
@@ -215,6 +218,10 @@ def iocost(disk: str):
         yield
     finally:
         (top / "io.cost.qos").write_text(f"{number(disk)} enable=0")
+
+
+# 64 KiB of a file, again and again, each time from the disk (O_DIRECT).
+READER = loop([Call(17, 3, SCRATCH, 64 << 10, 0)], [Call(2, b"/root/file", 0x4000)])
 
 
 def bytes_read(vps, disk: str) -> int:
@@ -241,6 +248,7 @@ def test_ioprio_shares_a_disk(lie, vzctl_of, show, scheduler):
     vpss = [node.create(101 + n) for n in range(2)]
     vzctl = vzctl_of(node)
     for vps, ioprio in zip(vpss, (7, 0)):
+        tools.plant(vps, "/read", READER, 0o755)
         refused = vzctl("set", vps.ctid, "--ioprio", ioprio, "--save")
         assert refused.code == 0, refused
     assert "not applied" in vzctl("start", 101).stderr  # no scheduler that weighs
@@ -252,10 +260,9 @@ def test_ioprio_shares_a_disk(lie, vzctl_of, show, scheduler):
             vps.reload()
             name = "io.bfq.weight" if scheduler is bfq else "io.weight"
             assert f"default {weight}" in text(Path(vps.facts().cgroup, name)).split("\n")
-            tools.sh(vps, "dd if=/dev/zero of=/root/file bs=1M count=64; sync")
-            # Several, since one does not read while its next dd is being executed.
-            tools.sh(vps, "(while :; do dd if=/root/file of=/dev/null bs=64k iflag=direct; done)"
-                     " >/dev/null 2>&1 </dev/null &" * 4)
+            tools.sh(vps, "dd if=/dev/zero of=/root/file bs=1M count=1; sync")
+            # Several, so that one more waits while another has got what it asked for.
+            tools.sh(vps, "/read >/dev/null 2>&1 </dev/null &" * 4)
         first = share(vpss, disk)
         for vps, ioprio in zip(vpss, (0, 7)):
             ran = vzctl("set", vps.ctid, "--ioprio", ioprio)
@@ -275,7 +282,7 @@ def vzctl_of():
 # --- dirty pages (checklist 90, 93): what one has written and the disk has yet to take ------------
 
 
-RAM = 128
+RAM, WRITERS = 128, 10
 WRITER = ("(while :; do dd if=/dev/zero of=/root/big bs=1M count=96; done)"
           " >/dev/null 2>&1 </dev/null &")
 
@@ -309,8 +316,8 @@ def dirty(vps) -> int:
 def test_who_writes_much_has_a_share_of_dirty_pages(lie, show):
     """And its neighbour's fsync(2) comes to an end all the while."""
     node, _ = lie("disk")
-    writers = [node.create(101 + n) for n in range(3)]
-    neighbour = node.create(110)
+    writers = [node.create(101 + n) for n in range(WRITERS)]
+    neighbour = node.create(100 + WRITERS + 1)
     for vps in (*writers, neighbour):
         vps.set(ram=f"{RAM}M", swap="0")
         vps.start()
@@ -337,7 +344,7 @@ def test_who_writes_much_has_a_share_of_dirty_pages(lie, show):
         measured(name)
     for vps in writers[1:]:
         tools.sh(vps, WRITER)
-    for name in ("three write", "three write, again"):
+    for name in ("all write", "all write, again"):
         measured(name)
     for vps in writers:
         vps.set(iolimit=1)
@@ -351,21 +358,29 @@ def test_who_writes_much_has_a_share_of_dirty_pages(lie, show):
     assert all(worst < 20 * rows[0][2] + 5000 for _, _, worst, _ in rows), rows
 
 
+def copied(told: str) -> float:
+    """MiB per second, by the seconds that dd tells, its fsync(2) included."""
+    return 128 / float(told.partition(" copied, ")[2].split()[0])
+
+
 @tools.slow
 def test_one_alone_writes_as_fast_as_the_host(lie, bed, show):
-    """No threshold of ours, where nobody else wants the disk."""
+    """No threshold of ours, where nobody else wants the disk (checklist 93)."""
     node, _ = lie("disk")
     vps = node.create(101)
     vps.start()
     line = "dd if=/dev/zero of={} bs=1M count=128 conv=fsync"
-    there = {"host": [], "VPS": []}
-    for _ in range(3):
-        begun = time.monotonic()
-        run("busybox", *line.format(f"{bed.folder}/disk/file").split())
-        there["host"].append(time.monotonic() - begun)
-        os.unlink(f"{bed.folder}/disk/file")
-        there["VPS"].append(seconds(vps, line.format("/root/file")))
-        tools.sh(vps, "rm /root/file")
-    rates = {who: 128 / min(times) for who, times in there.items()}
-    show("128 MiB written, MiB/s: host {host:.0f}, VPS {VPS:.0f}".format(**rates))
-    assert rates["VPS"] > 0.5 * rates["host"]
+    best = {"host": 0.0, "VPS": 0.0}
+    # The best of some rounds, and of more on a machine that others keep busy.
+    for rounds in range(15):
+        on_host = f"{bed.folder}/disk/file"
+        done = subprocess.run(["busybox", *line.format(on_host).split()], stderr=subprocess.PIPE,
+                              text=True, check=True)
+        os.unlink(on_host)
+        told = tools.sh(vps, f"{line.format('/root/file')} 2>&1; rm /root/file")
+        best["host"] = max(best["host"], copied(done.stderr))
+        best["VPS"] = max(best["VPS"], copied(told))
+        if rounds > 1 and best["VPS"] > 0.95 * best["host"]:
+            break
+    show("128 MiB written, MiB/s: host {host:.0f}, VPS {VPS:.0f}".format(**best))
+    assert best["VPS"] > 0.95 * best["host"]

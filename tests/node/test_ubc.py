@@ -71,6 +71,10 @@ def test_every_row_is_told_in_every_way(vps, cli, vzctl):
     assert raw[2][:24] == "      101:  kmemsize    "
     assert raw[2].split()[4:] == [str(10 * MB), str(11 * MB), "0"]
     assert len(raw) == 2 + 24 + 1
+    text = vps.node.user_beancounters().split("\n")
+    assert text[:2] == raw[:2] and [x[:24] for x in text] == [x[:24] for x in raw]
+    assert [x.split()[-3:] for x in text[2:]] == [x.split()[-3:] for x in raw[2:]]
+    assert [x.split()[-6] for x in vps.node.resources().split("\n")[2:-1]] == list(rows)
 
     told = json.loads(cli("vzubc", "--json").stdout)
     assert [one["ctid"] for one in told] == [101]
@@ -414,6 +418,24 @@ def test_what_is_shown_inside_agrees(node):
         vps.stop(fast=True)
 
 
+@pytest.mark.needs("memory controller", "cpuset controller", "lxcfs", "debian template")
+def test_free_and_nproc_agree(make_node):
+    """Those of Debian, of which free(1) reads /proc/meminfo; busybox asks the kernel."""
+    vps = make_node(stores.debian_store()).create(101, ostemplate=stores.DEBIAN)
+    tools.plant(vps, "/usr/sbin/init", tools.IDLE, 0o755)
+    vps.set(ram="64M", swap="0", cpus=1)
+
+    def shown() -> list[str]:
+        return tools.sh(vps, "free -k | awk '/:/ { print $2 }'; nproc").split()
+
+    with lxcfs():
+        vps.start()
+        assert shown() == ["65536", "0", "1"]
+        vps.set(ram="96M", cpus=0)
+        assert shown() == ["98304", "0", str(os.cpu_count())]
+        vps.stop(fast=True)
+
+
 # --- disks -----------------------------------------------------------------------------------
 
 
@@ -442,16 +464,25 @@ def test_iolimit(vps, vzctl):
 # --- many ------------------------------------------------------------------------------------
 
 
+def best_of(count: int, act) -> float:
+    """Seconds that the fastest of some rounds took."""
+    took = []
+    for _ in range(count):
+        begun = time.monotonic()
+        act()
+        took.append(time.monotonic() - begun)
+    return min(took)
+
+
 @pytest.mark.slow
 def test_vzubc_of_a_hundred(node, cli):
+    """In 0.3 s; in the emulated machine in as much more as a bare Python takes longer than 9 ms."""
     vpss = [node.create(101 + i) for i in range(100)]
     for vps in vpss:
         vps.start()
-    best = 9.0
-    for _ in range(5):
-        begun = time.monotonic()
-        ran = cli("vzubc")
-        best = min(best, time.monotonic() - begun)
-        assert ran.stdout.count("\nCT ") == 100
-    print(f"vzubc of 100 VPSs: {best:.3f} s")
-    assert best < 0.3 * 3
+    assert cli("vzubc").stdout.count("\nCT ") == 100
+    bare = best_of(10, lambda: subprocess.run(["python3", "-IS", "-c", "pass"], check=True))
+    best = best_of(5, lambda: cli("vzubc"))
+    print(f"vzubc of 100 VPSs: {best:.3f} s, a bare Python {bare:.3f} s")
+    slower = bare / 0.009 if os.environ.get("VZ_TEST_VM") == "1" else 1
+    assert best < 0.3 * slower

@@ -93,6 +93,7 @@ class _Program:
 
 
 NR_nanosleep, NR_fork, NR_clone, NR_pause, NR_prlimit64 = 35, 57, 56, 34, 302
+NR_exit_group = 231
 _RLIMIT_NOFILE, _NOFILE = 7, 1 << 19
 
 
@@ -117,6 +118,27 @@ def loop(calls: list[Call], first: list[Call] = [], pause: float = 0.001) -> byt
     spec = made.place(struct.pack("<QQ", 0, int(pause * 1e9)))
     made.call(Call(NR_nanosleep, spec, 0))
     _jump(made.code, again)
+    return made.elf()
+
+
+def refused(calls: list[Call], first: list[Call] = [], rounds: int = 1) -> bytes:  # noqa: B006
+    """`first` once, then so many rounds of the calls, until the last of them fails: the exit code
+    is its errno; 0 when it never fails."""
+    made = _Program()
+    made.code += b"\x45\x31\xed"  # xor r13d, r13d
+    for call in first:
+        made.call(call)
+    again = len(made.code)
+    for call in calls:
+        made.call(call)
+    made.code += b"\x4d\x85\xe4\x78"  # test r12, r12; js rel8
+    hole = len(made.code)
+    made.code += b"\0"
+    made.code += b"\x49\xff\xc5\x49\x81\xfd" + struct.pack("<i", rounds)  # inc r13; cmp r13
+    made.code += b"\x0f\x8c" + struct.pack("<i", again - len(made.code) - 6)  # jl again
+    made.code += b"\x45\x31\xe4"  # xor r12d, r12d
+    made.code[hole] = len(made.code) - hole - 1
+    made.call(Call(NR_exit_group, Special(b"\x4c\x89\xe0\x48\xf7\xd8")))  # mov rax, r12; neg rax
     return made.elf()
 
 
