@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import abilities
@@ -27,12 +27,23 @@ import traces
 from wire import Lan, Net
 
 import tools
-from vzpy import cgroups, config, ids, nodesetup, template
+from vzpy import (
+    cgroups,
+    config,
+    devices,
+    filecount,
+    ids,
+    lockcount,
+    nodesetup,
+    socketcount,
+    tablelimit,
+    template,
+)
 from vzpy.errors import VzError
 from vzpy.events import silent
 from vzpy.kernel import mount as m
 from vzpy.lockfile import Flock
-from vzpy.model import NodePaths
+from vzpy.model import IdRange, NodePaths
 from vzpy.node import Node
 
 
@@ -50,6 +61,40 @@ def pytest_runtest_logreport(report):
     """In the virtual machine a run takes minutes: why a test failed is told at once."""
     if report.failed and os.environ.get("VZ_TEST_VM") == "1":
         print(f"\n{report.nodeid}\n{report.longreprtext}", file=sys.__stdout__, flush=True)
+
+
+def pytest_sessionstart(session):
+    if os.environ.get("VZ_TEST_VM") == "1":
+        hooks = session.config.stash[_HOOKS] = ExitStack()
+        hooks.enter_context(kept_hooks())
+
+
+def pytest_sessionfinish(session):
+    if hooks := session.config.stash.get(_HOOKS, None):
+        hooks.close()
+
+
+_HOOKS = pytest.StashKey[ExitStack]()
+
+
+@contextmanager
+def kept_hooks():
+    """Each hook that programs of ours are attached to has one for the whole session, so that the
+    kernel does not rewrite its own text when tests attach the first and remove the last. Emulators
+    fail there: QEMU 7.2 with threads goes on to execute what has just been replaced (seen: both
+    processors for ever in an int3 of which nothing was in memory any more)."""
+    path = f"{cgroups.mountpoint()}/vz-hooks"
+    os.makedirs(f"{path}/ve")
+    with suppress(OSError):  # a kernel without programs of that kind: its tests will say so
+        devices.leave_open(path)
+        tablelimit.change(path, {"NUMIPTENT": 1})
+        socketcount.change(path, {"NUMTCPSOCK": 1, "NUMOTHERSOCK": 1})
+        filecount.change(path, IdRange(1 << 30), {"NUMFILE": 1})
+        lockcount.change(path, IdRange(1 << 30), {"NUMFLOCK": 1})
+    try:
+        yield
+    finally:
+        os.removedirs(f"{path}/ve")
 
 
 class Bed:
