@@ -77,7 +77,7 @@ install: $(READY)
 		--target $(DESTDIR)$(LIB) .
 	rm -rf $(DESTDIR)$(LIB)/bin
 	$(PYTHON) -m compileall -q -s "$(DESTDIR)" -p / $(DESTDIR)$(LIB)
-	$(PYTHON) -ISX no_debug_ranges $(DESTDIR)$(LIB)/vzpy/bundle.py $(DESTDIR)$(LIB)/vzpy $(LIB)/vzpy
+	$(PYTHON) -ISX no_debug_ranges $(DESTDIR)$(LIB)/vzpy/bundling.py $(DESTDIR)$(LIB)/vzpy $(LIB)/vzpy
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(MAN)/man8 $(DESTDIR)$(MAN)/man5 \
 		$(DESTDIR)$(COMP) $(DESTDIR)$(UNITS) $(DESTDIR)/etc/init.d
 	for tool in $(TOOLS); do \

@@ -7,8 +7,6 @@ import gc
 import os
 import sys
 
-from vzpy import bundle
-
 # Each module has main(argv) -> exit code.
 TOOLS = {
     "vz": "vzpy.commands.vz",
@@ -64,7 +62,6 @@ def run() -> None:
     """The console script of whatever tool this process was started as."""
     # Who ignores SIGCHLD hands that down, and then wait(2) finds no child.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    bundle.install()
     code = main(sys.argv[0].rpartition("/")[2], sys.argv[1:])
     _flush()
     os._exit(code)  # nothing is left to do that the kernel does not do faster

@@ -13,7 +13,9 @@ import select
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from vzpy import bundle, cgroups, ids, nodesetup, template
+from vzpy import bundling, cgroups, ids, nodesetup, template
 from vzpy.errors import VzError
 from vzpy.events import silent
 from vzpy.kernel import mount as m
@@ -70,8 +72,7 @@ class Bed:
             self.run = f"{self.folder}/run"  # state, ours and theirs: /run is a tmpfs elsewhere too
             m.mount("none", self._made(self.run), "tmpfs", 0)
             undo.callback(m.umount2, self.run, m.MNT_DETACH)
-            bundle.build(bundle.PACKAGE, bundle.PACKAGE)  # as `make install` does
-            undo.callback(Path(bundle.FILE).unlink, missing_ok=True)
+            self._install(undo)
             self.cgroup = f"vzpy-bench-{os.getpid()}"
             self._move_into_cgroup(undo)
             self.node = self._node()
@@ -101,6 +102,23 @@ class Bed:
     def _made(folder: str) -> str:
         os.mkdir(folder, 0o755)
         return folder
+
+    def _install(self, undo: ExitStack) -> None:
+        """The tools of this checkout as `make install` makes them."""
+        python = "/usr/bin/python3"
+        undo.callback(Path(bundling.FILE).unlink, missing_ok=True)
+        words = [python, "-ISX", "no_debug_ranges", f"{bundling.PACKAGE}/bundling.py"]
+        subprocess.run(words, check=True)
+        lib = Path(self._made(f"{self.folder}/lib"))
+        for there in (ROOT / "vzpy", *Path(sysconfig.get_path("purelib")).iterdir()):
+            if not (lib / there.name).exists():
+                (lib / there.name).symlink_to(there)
+        text = (ROOT / "tools/launcher.in").read_text().replace("@LIB@", str(lib))
+        launcher = Path(self._made(f"{self.folder}/sbin"), "launcher")
+        launcher.write_text(text)
+        launcher.chmod(0o755)
+        for tool in (ROOT / "bin").iterdir():
+            launcher.with_name(tool.name).hardlink_to(launcher)
 
     def _move_into_cgroup(self, undo: ExitStack) -> None:
         top = f"{cgroups.mountpoint()}/{self.cgroup}"
@@ -146,9 +164,8 @@ class Bed:
 
     # What is measured
 
-    @staticmethod
-    def tool(name: str) -> str:
-        return str(ROOT / "bin" / name)
+    def tool(self, name: str) -> str:
+        return f"{self.folder}/sbin/{name}"
 
     def command(self, words: list[str], check: bool = True, stdout: str = os.devnull) -> Sample:
         """Run a command to its end, with nothing on its streams that a container could hold open.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from vzpy import bundle
+from vzpy import bundling
 
+ROOT = Path(__file__).parents[2]
+RUN = "from vzpy.cli import run\n\nrun()\n"
 TELL = (
-    "import sys; sys.path.insert(0, {folder!r})\n"
-    "from vzpy import bundle; bundle.install()\n"
     "import vzpy.errors as e, vzpy.story as s\n"
     "print(type(e.__loader__).__name__, e.__file__, s.__path__, e.Exit.LOCKED, e.__doc__)"
 )
@@ -23,54 +23,103 @@ TELL = (
 @pytest.fixture
 def package(tmp_path) -> Path:
     made = tmp_path / "vzpy"
-    shutil.copytree(bundle.PACKAGE, made, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(bundling.PACKAGE, made, ignore=shutil.ignore_patterns("__pycache__"))
     return made
 
 
-def told(package: Path) -> list[str]:
-    words = [sys.executable, "-IS", "-c", TELL.format(folder=str(package.parent))]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+def bundle_of(package: Path, shown: str = "") -> None:
+    bundling.build(str(package), shown or str(package))
+
+
+def told(package: Path, code: str = TELL) -> list[str]:
+    """What code prints that stands in place of the last lines of a launcher."""
+    text = (ROOT / "tools/launcher.in").read_text().replace("@LIB@", str(package.parent))
+    assert text.endswith(RUN)
+    words = [sys.executable, "-IS", "-c", text.removesuffix(RUN) + code]
+    ran = subprocess.run(words, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.split()
 
 
 def test_every_module_is_in_it(package):
-    bundle.build(str(package), "/usr/lib/vzpy/vzpy")
+    bundle_of(package, "/usr/lib/vzpy/vzpy")
     names = [".".join(("vzpy", *path.relative_to(package).with_suffix("").parts))
              for path in package.rglob("*.py")]
     code = (
-        f"import sys; sys.path.insert(0, {str(package.parent)!r})\n"
-        "from vzpy import bundle; bundle.install()\n"
         "finder = sys.meta_path[0]\n"
         f"for name in {[n.removesuffix('.__init__') for n in names]}:\n"
         "    assert finder.find_spec(name), name\n"
         "import vzpy.errors\n"
         "print(vzpy.errors.VzError.of.__code__.co_filename)"
     )
-    ran = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True)
-    assert (ran.stdout, ran.stderr) == ("/usr/lib/vzpy/vzpy/errors.py\n", "")
+    assert told(package, code) == ["/usr/lib/vzpy/vzpy/errors.py"]
 
 
 def test_modules_come_from_it_without_docstrings(package):
-    bundle.build(str(package), str(package))
-    assert told(package) == [
-        "Finder", f"{package}/errors.py", f"['{package}/story']", "9", "None",
-    ]  # fmt: skip
+    bundle_of(package)
+    assert told(package) == ["Finder", f"{package}/errors.py", f"['{package}/story']", "9", "None"]
+
+
+def test_they_are_as_importlib_makes_them(package):
+    """Those that are asked for, and those that others import."""
+    code = (
+        "import vzpy.story.enter\n"
+        "for name, module in sorted(sys.modules.items()):\n"
+        "    if name.startswith('vzpy'):\n"
+        "        above, _, last = name.rpartition('.')\n"
+        "        assert not above or getattr(sys.modules[above], last) is module\n"
+        "        own = set(vars(module)) - {'__cached__', 'annotations'}\n"
+        "        print(name, module.__package__, module.__file__,"
+        " getattr(module, '__path__', 0), module.__spec__.name, *sorted(own))\n"
+    )
+    without = told(package, code)
+    bundle_of(package)
+    assert told(package, code) == without and "vzpy.kernel.program" in without
+
+
+def test_each_one_can_be_the_first(package):
+    """Whatever it imports, in whatever order."""
+    bundle_of(package)
+    code = (
+        "import os\n"
+        "for name in list(sys.meta_path[0].index):\n"
+        "    if not name.endswith('__main__'):\n"
+        "        if not (pid := os.fork()):\n"
+        "            __import__(name)\n"
+        "            os._exit(0)\n"
+        "        if os.waitpid(pid, 0)[1]:\n"
+        "            print(name)\n"
+    )
+    libraries = f"sys.path.append({os.path.dirname(os.path.dirname(pytest.__file__))!r})\n"
+    assert told(package, libraries + code) == []
+
+
+def test_one_that_fails_is_not_there(package):
+    (package / "log.py").write_text("raise ValueError")
+    bundle_of(package)
+    code = (
+        "try:\n    import vzpy.node\nexcept ValueError:\n"
+        "    print('vzpy.log' in sys.modules, 'vzpy.node' in sys.modules)"
+    )
+    assert told(package, code) == ["False", "False"]
 
 
 def test_one_that_has_changed_is_imported_as_always(package):
-    bundle.build(str(package), str(package))
+    bundle_of(package)
     source = package / "errors.py"
     before = source.stat()
     source.write_text(source.read_text().replace("LOCKED = 9", "LOCKED = 8"))
     os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert told(package)[0] == "SourceFileLoader" and "8" in told(package)
+    assert told(package, "from vzpy.config import Exit; print(Exit.LOCKED)") == ["8"]
     source.unlink()
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(AssertionError, match="No module named 'vzpy.errors'"):
         told(package)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100])
 def test_another_interpreters_is_left_alone(package, content):
-    file = package / "__pycache__" / os.path.basename(bundle.FILE)
+    file = package / "__pycache__" / os.path.basename(bundling.FILE)
     file.parent.mkdir()
     file.write_bytes(content)
     assert told(package)[0] == "SourceFileLoader"

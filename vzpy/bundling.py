@@ -1,0 +1,100 @@
+"""Writes what bundle.py reads, without docstrings: for `make install`.
+
+    python3 -IS -X no_debug_ranges bundling.py [PACKAGE SHOWN]"""
+
+from __future__ import annotations
+
+import ast
+import marshal
+import os
+import sys
+from importlib.util import MAGIC_NUMBER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType
+
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+FILE = f"{PACKAGE}/__pycache__/bundle.{sys.implementation.cache_tag}"
+
+
+def build(package: str, shown: str) -> None:
+    """Write the bundle of a package's folder.
+
+    shown  where the folder will be, for tracebacks"""
+    sources = {_name(below): below for below in _sources(package)}
+    index: dict[str, bytes] = {}
+    codes = bytearray()
+    boot = b""
+    for name, below in sources.items():
+        with open(package + below, "rb") as f:
+            tree = ast.parse(f.read(), shown + below)
+        needs = _needs(tree, sources.keys())
+        code = marshal.dumps(_compiled(tree, shown + below))
+        about = os.stat(package + below)
+        entry = (below, about.st_mtime_ns, about.st_size, len(codes), len(code), needs)
+        index[name] = marshal.dumps(entry)
+        codes += code
+        if name == "vzpy.bundle":
+            boot = code
+    path = f"{package}/__pycache__/{os.path.basename(FILE)}"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(f"{path}.new", "wb") as f:
+        f.write(MAGIC_NUMBER)
+        for part in (boot, marshal.dumps(index)):
+            f.write(len(part).to_bytes(4, "little") + part)
+        f.write(codes)
+    os.rename(f"{path}.new", path)
+
+
+def _sources(package: str) -> list[str]:
+    """The modules of a folder, as paths below it."""
+    return sorted(
+        f"{folder}/{file}"[len(package) :]
+        for folder, _, files in os.walk(package)
+        for file in files
+        if file.endswith(".py")
+    )
+
+
+def _name(below: str) -> str:
+    return f"vzpy{below[:-3].removesuffix('/__init__').replace('/', '.')}"
+
+
+def _needs(tree: ast.Module, known: object) -> tuple[str, ...]:
+    """The modules of the package that a module imports when it runs, each after its parents."""
+    found: dict[str, None] = {}
+    for node in tree.body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            whole = (".".join(parts[:count]) for count in range(2, len(parts) + 1))
+            found.update((part, None) for part in whole if part in known)  # type: ignore[operator]
+    return tuple(found)
+
+
+def _compiled(tree: ast.Module, shown: str) -> CodeType:
+    """Without docstrings, and with `from __future__ import annotations` done here."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+            node, clean=False
+        ) is not None:
+            node.body[:1] = [] if len(node.body) > 1 else [ast.Pass(lineno=1, col_offset=0)]
+    flags = 0
+    if any(_is_future(node) for node in tree.body):
+        tree.body = [node for node in tree.body if not _is_future(node)]
+        flags = annotations.compiler_flag
+    code: CodeType = compile(tree, shown, "exec", flags, dont_inherit=True)
+    return code
+
+
+def _is_future(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+
+
+if __name__ == "__main__":
+    build(*(sys.argv[1:] or [PACKAGE, PACKAGE]))
