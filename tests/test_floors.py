@@ -127,6 +127,16 @@ def imported(tool: str, *argv: str, env: dict[str, str]) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in lines}
 
 
+def test_calls_of_the_kernel_load_ctypes_when_they_are_made():
+    """`vzctl exec` makes none."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import vzpy.story.pump, vzpy.vps\n"
+    code += "print('_ctypes' in sys.modules)\n"
+    code += "vzpy.ns.p.unshare(0); print('_ctypes' in sys.modules)\n"
+    words = [sys._base_executable, "-IS", "-c", code, ROOT]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 @pytest.mark.parametrize(
     "command", ["vzctl status 101", "vzctl exec 101 true", "vzctl exec3 101 true",
                 "vzctl set 101 --numproc 100 --save", "vzlist -a", "vzlist -a -o ctid,numproc"]

@@ -12,7 +12,7 @@ import struct
 import time
 from _ctypes import addressof
 
-from vzpy.kernel.libc import c_char
+from vzpy.kernel.foreign import c_char
 from vzpy.record import record
 
 TYPE_CHECKING = False

@@ -11,7 +11,8 @@ import struct
 from _ctypes import addressof
 
 from vzpy.kernel import process
-from vzpy.kernel.libc import c_char, c_int, c_void_p, libc, oserror
+from vzpy.kernel.foreign import c_char, c_int
+from vzpy.kernel.libc import libc, oserror
 from vzpy.kernel.netlink import NLM_F_DUMP, Request, Socket
 from vzpy.kernel.proc import slurp
 
@@ -28,7 +29,6 @@ _NETLINK_NETFILTER, _GETRULE = 12, 0x0A07  # linux/netfilter/nf_tables.h
 _NFGENMSG = struct.pack(">BBH", 0, 0, 0)  # of all families
 _SO_GET_INFO = 64  # IPT_SO_GET_INFO, IP6T_SO_GET_INFO
 _INFO_SIZE, _NUM_ENTRIES = 84, 76  # struct ipt_getinfo (linux/netfilter_ipv4/ip_tables.h)
-libc.getsockopt.argtypes = [c_int, c_int, c_int, c_void_p, c_void_p]
 _LEGACY = (
     ("ip_tables_names", _socket.AF_INET, 0),  # SOL_IP
     ("ip6_tables_names", _socket.AF_INET6, 41),  # SOL_IPV6

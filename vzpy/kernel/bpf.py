@@ -10,7 +10,8 @@ import os
 import struct
 from _ctypes import addressof
 
-from vzpy.kernel.libc import c_char, syscall
+from vzpy.kernel.foreign import c_char
+from vzpy.kernel.libc import syscall
 from vzpy.kernel.numbers import NR
 
 TYPE_CHECKING = False

@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import os
 
-from vzpy.kernel.libc import c_char_p, c_int, libc, oserror
+from vzpy.kernel.libc import libc, oserror
 
 IN_MODIFY, IN_CREATE, IN_IGNORED, IN_ISDIR = 0x2, 0x100, 0x8000, 0x40000000
 _IN_CLOEXEC, _IN_NONBLOCK = 0o2000000, 0o4000
 _HEAD = 16  # bytes of a struct inotify_event before its name
-
-libc.inotify_add_watch.argtypes = [c_int, c_char_p, c_int]
-libc.inotify_rm_watch.argtypes = [c_int, c_int]
 
 
 def inotify_init() -> int:

@@ -7,14 +7,7 @@ from __future__ import annotations
 import _struct as struct
 import os
 
-from vzpy.kernel.libc import (
-    c_char_p,
-    c_int,
-    c_ulong,
-    libc,
-    oserror,
-    syscall,
-)
+from vzpy.kernel.libc import libc, oserror, syscall
 from vzpy.kernel.numbers import NR
 
 AT_FDCWD = -100
@@ -56,9 +49,6 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
-
-libc.mount.argtypes = [c_char_p] * 3 + [c_ulong, c_char_p]
-libc.umount2.argtypes = [c_char_p, c_int]
 
 
 def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> None:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _struct as struct
 import os
 import select
-from _ctypes import addressof
 
-from vzpy.kernel.libc import (
-    c_char,
-    c_char_p,
-    c_int,
-    c_ulong,
-    c_void_p,
-    libc,
-    oserror,
-    syscall,
-)
+from vzpy.kernel.libc import libc, oserror, syscall
 from vzpy.kernel.numbers import NR
 from vzpy.kernel.proc import slurp
 
@@ -64,13 +55,6 @@ _STACK = 16384
 REBOOT_MAGIC, LINUX_REBOOT_CMD_POWER_OFF = (0xFEE1DEAD, 672274793), 0x4321FEDC
 
 
-libc.prctl.argtypes = [c_int] + [c_ulong] * 4
-libc.setns.argtypes = [c_int, c_int]
-libc.unshare.argtypes = [c_int]
-libc.sethostname.argtypes = [c_char_p, c_ulong]
-libc.prlimit.argtypes = [c_int, c_int, c_char_p, c_void_p]
-
-
 def clone3(flags: int, cgroup: int = -1) -> int:
     """clone3(2) without a stack or shared memory: returns twice, like fork, and the end of the
     child is told by SIGCHLD.
@@ -89,6 +73,10 @@ def zombie(flags: int) -> int:
     Its zombie keeps the new user namespace (CLONE_NEWUSER) reachable under /proc/PID until it is
     reaped. It shares our memory and runs one system call, so that it costs a tenth of a fork, and
     may be made from a threaded process."""
+    from _ctypes import addressof
+
+    from vzpy.kernel.foreign import c_char, c_void_p
+
     stack = (c_char * _STACK)()
     top = (addressof(stack) + _STACK) & ~15
     pid: int = libc.clone(libc._exit, c_void_p(top), flags | CLONE_VM | SIGCHLD, None)
@@ -137,17 +125,19 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
     return result
 
 
-def prlimit(pid: int, which: int, limits: tuple[int, int] | None = None) -> tuple[int, int]:
-    """prlimit(2): soft and hard limit of a process (0: our own) as they were, and new ones."""
-    old = (c_char * 16)()
-    if libc.prlimit(pid, which, struct.pack("=2q", *limits) if limits else None, old) < 0:
-        raise oserror()
-    soft, hard = struct.unpack("=2q", old)
-    return soft, hard
+def prlimit(pid: int, which: int) -> tuple[int, int]:
+    """Soft and hard limit of a process (0: our own), as /proc tells them: in the order of their
+    numbers, below a line of headers."""
+    row = slurp(f"/proc/{pid or 'self'}/limits").split(b"\n")[1 + which]
+    soft, hard = row[26:].split()[:2]
+    return (
+        RLIM_INFINITY if soft == b"unlimited" else int(soft),
+        RLIM_INFINITY if hard == b"unlimited" else int(hard),
+    )
 
 
 def pidfd_send_signal(pidfd: int, sig: int) -> None:
-    syscall(NR["pidfd_send_signal"], pidfd, sig, None, 0)
+    _signal.pidfd_send_signal(pidfd, sig)
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:
@@ -201,6 +191,3 @@ def default_signals() -> None:
 
 def unblock_signals() -> None:
     libc.sigprocmask(_SIG_SETMASK, bytes(128), None)
-
-
-libc.sigprocmask.argtypes = [c_int, c_char_p, c_void_p]

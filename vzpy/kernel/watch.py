@@ -6,7 +6,7 @@ import fcntl
 import os
 import struct
 
-from vzpy.kernel.libc import c_char_p, c_int, c_void_p, libc, oserror
+from vzpy.kernel.libc import libc, oserror
 
 _SIG_BLOCK, _SIG_SETMASK = 0, 2
 _SFD_CLOEXEC, _SFD_NONBLOCK = 0o2000000, 0o4000
@@ -15,9 +15,6 @@ _SIGINFO = 128  # bytes of a signalfd_siginfo, the signal's number first
 # _IOWR(0xFF, 11, struct pidfd_info), of which the first version has 64 bytes
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3  # Linux 6.15
-
-libc.sigprocmask.argtypes = [c_int, c_char_p, c_void_p]
-libc.signalfd.argtypes = [c_int, c_char_p, c_int]
 
 
 def _sigset(signals: tuple[int, ...]) -> bytes:
