@@ -36,6 +36,8 @@ class Conversation:
 
     def __exit__(self, *_: object) -> None:
         self.handed_over()
+        if self.ours.program:
+            self.ours.program.close()
         self.ours.close()
         if self.notify >= 0:
             os.close(self.notify)
