@@ -11,14 +11,15 @@ import os
 from vzpy import mountplan, ns, tasks
 from vzpy.kernel import mount as m
 from vzpy.kernel import process
-from vzpy.kernel.program import OWN, Blank, Program
+from vzpy.kernel.program import OWN, Blank, Number, Program
 from vzpy.record import record
 from vzpy.sync import CONSOLE, LISTENER, NOTIFY, READY, TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vzpy.kernel.program import Calls, Later
-    from vzpy.model import IdRange
     from vzpy.mountplan import Fresh, Here, Host, Made, Seen
 
 NOTIFY_SOCKET = b"/run/host/notify"
@@ -57,50 +58,56 @@ class Birth:
     handover: bytes = b""  # filter of the calls that vzeventd answers
 
 
-def program(
-    ids: IdRange, rlimits: tuple[tuple[int, int], ...]
-) -> tuple[Program, Later]:
-    """What the launcher does, and the first task until it knows more: it is given a socket, the
-    cgroup and the memory of the second list, which is empty so far.
+def launcher(rlimits: tuple[tuple[int, int], ...]) -> Program:
+    """What the launcher does, and the first task until it knows more. Its number `base` is that of
+    the ids; it is given a socket, the cgroup and the memory of the second list.
 
     rlimits  of the user namespace and of init"""
     calls = Program(_TELL)
-    calls.step = "clone"
-    tasks.switch_on(calls, rlimits)
-    tasks.own_namespaces(calls, ids.base)
-    tasks.clone(calls, ns.SEVEN, _CGROUP)
-    return calls, tasks.wait_for_more(calls, _MEMORY, _ROOT)
+
+    def write() -> None:
+        calls.step = "clone"
+        tasks.switch_on(calls, rlimits)
+        tasks.own_namespaces(calls, Number("base"))
+        tasks.clone(calls, ns.SEVEN, _CGROUP)
+        tasks.wait_for_more(calls, _MEMORY, _ROOT)
+
+    _once(calls, (rlimits, tasks.hard_limits(), os.cpu_count()), write)
+    return calls
 
 
 def live(calls: Later, birth: Birth, hostname: bytes, uuid: bytes) -> None:
     """Write the second list: the life of the first task from MAPPED on, until it is init. With
-    MAPPED come descriptors of the root and of the mounts of `birth.below`.
-
-    Most VPSs have the same one, which is made once."""
+    MAPPED come descriptors of the root and of the mounts of `birth.below`."""
     host = mountplan.here()
-    faults = (os.environ.get("VZ_TEST_STOP_AT"), os.environ.get("VZ_TEST_FAIL_AT"))
-    key = birth, host, len(hostname), faults
-    if made := _made.get(key):
-        calls.take(made)
-    else:
-        _Task(calls, birth, host, len(hostname)).live()
-        if len(_made) >= _MADE_MAX:
-            _made.clear()
-        _made[key] = calls
+    faults = os.environ.get("VZ_TEST_STOP_AT"), os.environ.get("VZ_TEST_FAIL_AT")
+    task = _Task(calls, birth, host, len(hostname))
+    _once(calls, (birth, host, len(hostname), faults), task.live)
     calls.write({"hostname": hostname, "uuid": uuid, **tasks.clocks()})
 
 
-_made: dict[object, Later] = {}
-_MADE_MAX = 16
+def _once(calls: Calls, key: object, write: Callable[[], None]) -> None:
+    """Most VPSs have the same lists, which are made once."""
+    if made := _made.get(key):
+        calls.take(made)
+        return
+    write()
+    if len(_made) >= _MADE_MAX:
+        _made.clear()
+    _made[key] = calls
+
+
+_made: dict[object, Calls] = {}
+_MADE_MAX = 32
 
 
 class _Task:
     def __init__(self, calls: Calls, birth: Birth, host: Here, hostname: int) -> None:
-        self.calls, self.birth, self.hostname = calls, birth, hostname
-        self.plan = mountplan.plan(birth.seen, host)
+        self.calls, self.birth, self.host, self.hostname = calls, birth, host, hostname
 
     def live(self) -> None:
         calls, birth = self.calls, self.birth
+        self.plan = mountplan.plan(birth.seen, self.host)
         self.step("child-net")
         tasks.loopback_up(calls)
         if birth.table:
@@ -128,7 +135,6 @@ class _Task:
         mountplan.share(calls)
         calls.call("sethostname", Blank("hostname", self.hostname), self.hostname)
         tasks.say(calls, READY)
-        tasks.wait(calls)  # GO
 
         self.step("child-exec")
         self.become_init()
@@ -191,6 +197,7 @@ class _Task:
         calls.call("prctl", process.PR_SET_SECUREBITS, 0, 0, 0, 0)
         tasks.filter_calls(calls, birth.filters)
         tasks.limit_capabilities(calls, birth.capabilities)
+        tasks.wait(calls)  # GO
         argv = birth.argv
         candidates = tuple((path, argv) for path in birth.init)
         uuid = Blank("uuid", mountplan.UUID_LENGTH, b"container_uuid=")

@@ -14,9 +14,9 @@
       |<------------ NOTIFY [fd of init's NOTIFY_SOCKET] -----------|
       |<------------ LISTENER [fd that hears its quotactl] ---------|
       |<------------------------ READY -----------------------------|
-      |  network, N.start                                           | waits
+      |  network, N.start                       filter, capabilities
       |--------------------------- GO ----------------------------->|
-      |                                         filter, capabilities, exec init
+      |                                                             | exec init
       |<---- end of file: init runs;            FAILED call result -|
 
 Launcher and task are one program, a list of system calls (kernel/program.py, child.py); what only

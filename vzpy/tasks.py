@@ -10,7 +10,7 @@ import time
 
 from vzpy.kernel import caps
 from vzpy.kernel import process as p
-from vzpy.kernel.program import OWN, Blank, Calls, Later, Program
+from vzpy.kernel.program import OWN, Blank, Calls, Number, Program
 
 BORN = b"BORN\0\0\0\0"
 WARN = b"WARN"
@@ -52,7 +52,7 @@ def clone(calls: Program, flags: int, cgroup: int) -> None:
     calls.call("fcntl", calls.tell, _F_SETFD, _FD_CLOEXEC)
 
 
-def own_namespaces(calls: Calls, owner: int) -> None:
+def own_namespaces(calls: Calls, owner: int | Number) -> None:
     """Before clone(): the user namespace that is made then belongs to this uid of the host.
 
     The owner of a user namespace has its own count of processes, signals and inotify watches: one
@@ -70,7 +70,7 @@ def wait(calls: Calls) -> None:
     calls.call("recvfrom", calls.tell, room, 64, 0, 0, 0, zero="failed")
 
 
-def wait_for_more(calls: Program, memory: int, free: int) -> Later:
+def wait_for_more(calls: Program, memory: int, free: int) -> None:
     """For the word that the second list stands in `memory`. Descriptors that come with it get the
     numbers from `free` on: all below are in use, and what is above is closed."""
     calls.map_later(memory)
@@ -79,7 +79,7 @@ def wait_for_more(calls: Program, memory: int, free: int) -> Later:
     calls.call("close_range", free, 0xFFFFFFFF, 0)
     word = calls.words(calls.room(bytes(63)), 64)  # struct iovec
     message = calls.words(0, 0, word, 1, calls.room(bytes(_CONTROL)), _CONTROL, 0)
-    return calls.go_on("recvmsg", calls.tell, message, _MSG_CMSG_CLOEXEC)
+    calls.go_on("recvmsg", calls.tell, message, _MSG_CMSG_CLOEXEC)
 
 
 def say(calls: Calls, *words: bytes) -> None:
@@ -189,6 +189,11 @@ def switch_on(calls: Calls, rlimits: tuple[tuple[int, int], ...]) -> None:
     calls.descriptor(OWN, "openat", _AT_FDCWD, score, os.O_WRONLY, 0, error="no score")
     calls.may_fail("write", OWN, b"0", 1)
     calls.label("no score")
+
+
+def hard_limits() -> tuple[int, ...]:
+    """What switch_on() goes by."""
+    return tuple(p.prlimit(0, limit[0])[1] for limit in _RLIMITS)
 
 
 def _limit(calls: Calls, done: str, which: int, soft: int, hard: int) -> None:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeAlias
 
-    Argument: TypeAlias = "int | bytes | Blank"
+    Argument: TypeAlias = "int | bytes | Blank | Number"
+    Filled: TypeAlias = dict[str, bytes]
 
 FAILED = b"FAILED\0\0"
 _PAGE = 0x10000  # the largest there are
@@ -141,6 +142,13 @@ class Blank:
         return len(self.before) + self.length + len(self.after)
 
 
+@record
+class Number:
+    """One that is filled in when the rest has been made, as an argument of a call."""
+
+    name: str
+
+
 class Calls:
     """A list of calls, and the data that they point to, for two addresses.
 
@@ -154,6 +162,7 @@ class Calls:
         self._data = bytearray()
         self._known: dict[bytes, int] = {}  # strings that are in the data
         self._blanks: list[tuple[str, int]] = []  # and where they are in it
+        self._numbers: list[tuple[str, int]] = []  # and where they are in the rows
         self._rows = bytearray()
         self._about: list[tuple[str, bytes]] = []
         self._labels: dict[str, int] = {}
@@ -176,8 +185,11 @@ class Calls:
         about     a path, for the error"""
         here = len(self._rows)
         following = self._calls_at + here + _ROW
-        words = [x & _WORD if isinstance(x, int) else self.data(x) for x in arguments]
+        words = [x & _WORD if isinstance(x, int) else self._word(x) for x in arguments]
         words += [0] * (6 - len(words))
+        self._numbers += [
+            (x.name, here + 8 * at) for at, x in enumerate(arguments, 1) if isinstance(x, Number)
+        ]
         if result >= 0:
             kept = following + 8 * (1 + result)
         nexts = [self._labels.get(label, following) if label else following
@@ -214,14 +226,17 @@ class Calls:
         self._data += content + bytes(8 - len(content) % 8)
         return at
 
-    def words(self, *words: Argument) -> int:
+    def words(self, *words: int | bytes) -> int:
         """An array of 64-bit words: of pointers, or a structure that is made of such."""
         numbers = [x & _WORD if isinstance(x, int) else self.data(x) for x in words]
         return self.room(struct.pack(f"={len(numbers)}Q", *numbers))
 
+    def _word(self, given: bytes | Blank | Number) -> int:
+        return 0 if isinstance(given, Number) else self.data(given)
+
     def pointers(self, strings: Sequence[bytes | Blank]) -> int:
         """An array of strings as execve(2) takes it."""
-        return self.words(*strings, 0)
+        return self.room(struct.pack(f"={len(strings) + 1}Q", *map(self.data, strings), 0))
 
     def fail(self, number: int, about: bytes = b"") -> None:
         """Tell that this call has failed with an errno, and end."""
@@ -237,12 +252,24 @@ class Calls:
         number = (call - self._calls_at) // _ROW
         return self._about[number] if 0 <= number < len(self._about) else None
 
-    def _finish(self) -> None:
-        """All is known. Raises OSError: E2BIG."""
+    def take(self, made: Calls) -> None:
+        """The same list as another one."""
+        self._data, self._rows, self._jumps = made._data, made._rows, made._jumps
+        self._about, self._labels = made._about, made._labels
+        self._blanks, self._numbers = made._blanks, made._numbers
+
+    def _finished(self, filled: Filled) -> tuple[bytearray, bytearray]:
+        """Data and rows, with all that was left open. Raises OSError: E2BIG."""
         if len(self._data) > self._calls_at - self._at:
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        data, rows = bytearray(self._data), bytearray(self._rows)
         for at, label in self._jumps:
-            self._rows[at : at + 8] = self._labels[label].to_bytes(8, sys.byteorder)
+            rows[at : at + 8] = self._labels[label].to_bytes(8, sys.byteorder)
+        for name, at in self._numbers:
+            rows[at : at + 8] = filled[name]
+        for name, at in self._blanks:
+            data[at : at + len(filled[name])] = filled[name]
+        return data, rows
 
 
 class Program(Calls):
@@ -260,12 +287,15 @@ class Program(Calls):
         """The memory of the second list, by its descriptor; it is gone after exec."""
         self.call("mmap", _LATER, _LATER_SIZE, _PROT_READ_WRITE, _MAP_SHARED_FIXED, fd, 0)
 
-    def go_on(self, name: str, *arguments: Argument) -> Later:
+    def go_on(self, name: str, *arguments: Argument) -> None:
         """The last call of this list: when its result is positive the second one is next, which has
-        been written by then (Later.write)."""
+        been written by then."""
         self._labels["later"] = _LATER_CALLS
         self.call(name, *arguments, positive="later", zero="failed")
-        self._later = Later(self.tell, self.step)
+
+    def second(self) -> Later:
+        """The list where it goes on."""
+        self._later = Later(self.tell)
         return self._later
 
     def failure(self, packet: bytes) -> tuple[int, str, bytes]:
@@ -279,15 +309,15 @@ class Program(Calls):
         if self._later:
             self._later.close()
 
-    def load(self) -> int:
+    def load(self, filled: Filled | None = None) -> int:
         """A memfd with the program, to be executed. Raises OSError: E2BIG."""
-        self._finish()
+        data, rows = self._finished(filled or {})
         machine, loop = _MACHINES[os.uname().machine]
-        head = _head(machine, len(loop) // 2, len(self._data), len(self._rows))
+        head = _head(machine, len(loop) // 2, len(data), len(rows))
         fd = _memfd(_MFD_EXEC)
         try:
             for address, part in (
-                (_CODE, head + bytes.fromhex(loop)), (_DATA, self._data), (_CALLS, self._rows),
+                (_CODE, head + bytes.fromhex(loop)), (_DATA, data), (_CALLS, rows),
             ):
                 os.pwrite(fd, part, address - _CODE)
         except BaseException:
@@ -295,11 +325,11 @@ class Program(Calls):
             raise
         return fd
 
-    def start(self, fds: list[int], name: str = LAUNCHER) -> int:
+    def start(self, fds: list[int], filled: Filled | None = None) -> int:
         """Run it as a child (see start()): its pid. Raises OSError."""
-        file = self.load()
+        file = self.load(filled)
         try:
-            return start(file, fds, name)
+            return start(file, fds)
         finally:
             os.close(file)
 
@@ -309,32 +339,29 @@ class Later(Calls):
 
     memory  descriptor of what both sides see, to be given to the program; closed by write()"""
 
-    def __init__(self, tell: int, step: str) -> None:
+    def __init__(self, tell: int) -> None:
         super().__init__(tell, _LATER, _LATER_CALLS)
-        self.step = step
         self._labels["failed"] = _CALLS
         self.memory = _memfd(_MFD_NOEXEC_SEAL)
 
-    def take(self, made: Later) -> None:
-        """The same list as another program's."""
-        self._data, self._rows, self._jumps = bytearray(made._data), made._rows, made._jumps
-        self._about, self._labels, self._blanks = made._about, made._labels, made._blanks
-
-    def write(self, filled: dict[str, bytes]) -> None:
-        """filled  what its blanks are, by name, each of its length
+    def write(self, filled: Filled) -> None:
+        """filled  blanks, each of its length, and numbers (word()), by name
 
         Raises OSError: E2BIG."""
-        self._finish()
-        for name, at in self._blanks:
-            self._data[at : at + len(filled[name])] = filled[name]
-        os.pwrite(self.memory, self._data, 0)
-        os.pwrite(self.memory, self._rows, _LATER_CALLS - _LATER)
+        data, rows = self._finished(filled)
+        os.pwrite(self.memory, data, 0)
+        os.pwrite(self.memory, rows, _LATER_CALLS - _LATER)
         self.close()
 
     def close(self) -> None:
         if self.memory >= 0:
             os.close(self.memory)
             self.memory = -1
+
+
+def word(number: int) -> bytes:
+    """What fills in a Number."""
+    return number.to_bytes(8, sys.byteorder)
 
 
 _row = struct.Struct("=11Q").pack

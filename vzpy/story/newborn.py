@@ -20,13 +20,11 @@ class Newborn:
     """What has been decided before the root was looked at.
 
     pty      it gets a console of its own, since somebody keeps the master
-    setup    its host name and DNS servers are put into its files
     ptys     at most so many, 0 for the kernel's default
     device   that quota tools inside will find, "" where users and groups are not limited
     table    level of netfilter that a table of the host's makes, "" for none"""
 
     pty: bool
-    setup: bool
     shm_size: str
     ptys: int
     device: str = ""
@@ -55,10 +53,6 @@ class Newborn:
 
             imageroot.show_as(tree, vps.ids)
         kind = inits.kind_in_tree(tree)
-        if self.setup and any(map(conf.value, ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN"))):
-            from vzpy.story import guest
-
-            guest.before_birth(tree, conf, vps.ids)
         container = "lxc" if inits.uses_openrc(tree) else inits.INITS[kind].container
         env = {
             "HOME": "/",

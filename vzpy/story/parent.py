@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vzpy.eventd.client import Daemon
     from vzpy.eventd.wire import Message
     from vzpy.events import Report
-    from vzpy.kernel.program import Program
+    from vzpy.kernel.program import Filled, Program
     from vzpy.model import NodePaths
     from vzpy.story.conversation import Conversation
 
@@ -41,12 +41,13 @@ class Caller:
         if self._launcher:
             os.waitpid(self._launcher, 0)
 
-    def launch(self, program: Program, fds: list[int], talk: Conversation) -> None:
+    def launch(
+        self, program: Program, filled: Filled, fds: list[int], talk: Conversation
+    ) -> None:
         """Run the program, which is given these descriptors, as a child: born() tells what came of
         it. A launcher is reaped when all is done, and nobody waits for its end."""
         ns.can_wait()
-        talk.ours.program = program
-        self._launcher = program.start(fds)
+        self._launcher = program.start(fds, filled)
         talk.theirs.close()
         self._unborn = talk
 
@@ -96,9 +97,10 @@ class NodeDaemon(Caller):
         if self._master >= 0:
             os.close(self._master)
 
-    def launch(self, program: Program, fds: list[int], talk: Conversation) -> None:
-        talk.ours.program = program
-        self._given = [talk.hand_over(program.load()), *fds]
+    def launch(
+        self, program: Program, filled: Filled, fds: list[int], talk: Conversation
+    ) -> None:
+        self._given = [talk.hand_over(program.load(filled)), *fds]
         self._unborn = talk
         with _Died():
             try:

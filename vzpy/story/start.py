@@ -8,7 +8,7 @@ import os
 import time
 
 from vzpy import cgroups, child, ns, rootfs, scripts, state, ubc
-from vzpy.errors import AlreadyRunning, Exit, VzError
+from vzpy.errors import AlreadyRunning, Exit, NotRunning, VzError
 from vzpy.events import (
     NotApplied,
     Started,
@@ -19,6 +19,7 @@ from vzpy.events import (
 )
 from vzpy.fault import fault
 from vzpy.kernel.proc import boot_id, starttime
+from vzpy.kernel.program import word
 from vzpy.model import Facts
 from vzpy.record import record
 from vzpy.story import ctscript, devices, enter, limits, owner, parent
@@ -121,7 +122,11 @@ def steps(vps: VPS, report: Report, undo: Undo, manner: Manner) -> tuple[Facts, 
     ) as keeper:
         facts, not_applied = prepared(vps, report, undo, talk, keeper, manner)
         _step("start-script", report)
-        ctscript.run(vps, facts, "start")
+        try:
+            ctscript.run(vps, facts, "start")
+        except NotRunning:
+            talk.go()  # tells what the task has died of
+            raise
         quota_tight(vps)
         _step("go", report)
         talk.go()
@@ -171,9 +176,11 @@ def prepared(
 
     _step("launch", report)
     rlimits, shm_size, ptys = limits.born_with(vps.config)
-    program, later = child.program(vps.ids, rlimits)
+    talk.ours.program = program = child.launcher(rlimits)
+    later = program.second()
     ve = talk.hand_over(os.open(f"{cgroup}/ve", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    keeper.launch(program, [talk.theirs.fileno(), ve, later.memory], talk)
+    given = [talk.theirs.fileno(), ve, later.memory]
+    keeper.launch(program, {"base": word(vps.ids.base)}, given, talk)
     # The kernel now makes namespaces; there is a second processor for the rest.
     if networked:
         wiring = networds.Meanwhile(vps)
@@ -197,7 +204,7 @@ def prepared(
     if (table := level if level in ("stateless", "stateful") else "") and not keeper.by_daemon:
         not_applied.append("netfilter")  # nobody holds the table
         table = ""
-    newborn = Newborn(keeper.by_daemon, manner.setup, shm_size, ptys, device, table)
+    newborn = Newborn(keeper.by_daemon, shm_size, ptys, device, table)
     kind, birth, fds = newborn.look(vps, cgroup, talk)
     child.live(later, birth, vps.hostname.encode(), vps.uuid.encode())
 
@@ -209,6 +216,10 @@ def prepared(
     # While it waits: once it goes on it may fail, and its start time go with it.
     facts = facts_of(vps, pid, cgroup, kind, keeper.by_daemon, bool(device))
     talk.ours.send(MAPPED, fds)
+    if manner.setup and any(map(vps.config.value, ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN"))):
+        from vzpy.story import guest
+
+        guest.before_birth(fds[0], vps.config, vps.ids)
     talk.handed_over()
     _step("facts", report)
     state.write_facts(node.paths, facts)
