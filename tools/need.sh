@@ -5,7 +5,7 @@ set -eu
 case ${1-} in
 run) packages='python3 python3-venv busybox-static iproute2 nftables' ;;
 test) packages='mmdebstrap mandoc e2fsprogs xfsprogs cpio kmod zstd xz-utils bash-completion shellcheck
-	qemu-system-x86 quota' ;;
+	qemu-system-x86 quota iputils-ping' ;;
 bench) packages='crun runc lxc podman fio' ;;
 *)
 	echo "usage: $0 run|test|bench" >&2

@@ -11,14 +11,16 @@ import os
 from vzpy import mountplan, ns, tasks
 from vzpy.kernel import mount as m
 from vzpy.kernel import process
-from vzpy.kernel.program import OWN, Program
+from vzpy.kernel.program import OWN, Blank, Number, Program
 from vzpy.record import record
 from vzpy.sync import CONSOLE, LISTENER, NOTIFY, READY, TABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vzpy.model import IdRange
-    from vzpy.mountplan import Fresh, Host, Made, Seen
+    from collections.abc import Callable
+
+    from vzpy.kernel.program import Calls, Later
+    from vzpy.mountplan import Fresh, Here, Host, Made, Seen
 
 NOTIFY_SOCKET = b"/run/host/notify"
 
@@ -28,9 +30,9 @@ STEPS = (
     "child-exec",
 )  # fmt: skip
 
-# Descriptors of the program, as it is given them: TELL, the cgroup, the root, then those of
+# Descriptors of the program: what it is given, then what comes with MAPPED, the root and those of
 # `below`; the others are its own.
-_TELL, _CGROUP, _ROOT, _BELOW = 3, 4, 5, 6
+_TELL, _CGROUP, _MEMORY, _ROOT, _BELOW = 3, 4, 5, 6, 7
 _KILLED = 137
 
 
@@ -38,10 +40,9 @@ _KILLED = 137
 class Birth:
     """What the child has to know; descriptors are handed beside it.
 
-    argv and env are what init gets; `below` are the paths of mounts that come with descriptors"""
+    argv and env are what init gets, beside its uuid; `below` are the paths of mounts that come with
+    descriptors"""
 
-    ids: IdRange
-    hostname: bytes
     init: tuple[bytes, ...]  # paths to try, in order
     argv: tuple[bytes, ...]
     env: tuple[tuple[bytes, bytes], ...]
@@ -52,31 +53,61 @@ class Birth:
     pty: bool
     nodes: tuple[str, ...] = ()  # devices to bind into /dev
     nodes_at: str = ""  # which of `below` has them
-    rlimits: tuple[tuple[int, int], ...] = ()  # of the user namespace and of init
     table: bytes = b""  # of the host's, in its network namespace (netfilter.py)
     notify: bool = False  # somebody listens for init's word that it has booted
     handover: bytes = b""  # filter of the calls that vzeventd answers
 
 
-def program(birth: Birth) -> Program:
-    """The life of the launcher, and of the first task until it is init."""
+def launcher(rlimits: tuple[tuple[int, int], ...]) -> Program:
+    """What the launcher does, and the first task until it knows more. Its number `base` is that of
+    the ids; it is given a socket, the cgroup and the memory of the second list.
+
+    rlimits  of the user namespace and of init"""
     calls = Program(_TELL)
-    calls.step = "clone"
-    tasks.switch_on(calls, birth.rlimits)
-    tasks.own_namespaces(calls, birth.ids.base)
-    tasks.clone(calls, ns.SEVEN, _CGROUP)
-    _Task(calls, birth).live()
+
+    def write() -> None:
+        calls.step = "clone"
+        tasks.switch_on(calls, rlimits)
+        tasks.own_namespaces(calls, Number("base"))
+        tasks.clone(calls, ns.SEVEN, _CGROUP)
+        tasks.wait_for_more(calls, _MEMORY, _ROOT)
+
+    _once(calls, (rlimits, tasks.hard_limits(), os.cpu_count()), write)
     return calls
 
 
+def live(calls: Later, birth: Birth, hostname: bytes, uuid: bytes) -> None:
+    """Write the second list: the life of the first task from MAPPED on, until it is init. With
+    MAPPED come descriptors of the root and of the mounts of `birth.below`."""
+    host = mountplan.here()
+    faults = os.environ.get("VZ_TEST_STOP_AT"), os.environ.get("VZ_TEST_FAIL_AT")
+    task = _Task(calls, birth, host, len(hostname))
+    _once(calls, (birth, host, len(hostname), faults), task.live)
+    calls.write({"hostname": hostname, "uuid": uuid, **tasks.clocks()})
+
+
+def _once(calls: Calls, key: object, write: Callable[[], None]) -> None:
+    """Most VPSs have the same lists, which are made once."""
+    if made := _made.get(key):
+        calls.take(made)
+        return
+    write()
+    if len(_made) >= _MADE_MAX:
+        _made.clear()
+    _made[key] = calls
+
+
+_made: dict[object, Calls] = {}
+_MADE_MAX = 32
+
+
 class _Task:
-    def __init__(self, calls: Program, birth: Birth) -> None:
-        self.calls, self.birth = calls, birth
-        self.plan = mountplan.plan(birth.seen)
+    def __init__(self, calls: Calls, birth: Birth, host: Here, hostname: int) -> None:
+        self.calls, self.birth, self.host, self.hostname = calls, birth, host, hostname
 
     def live(self) -> None:
         calls, birth = self.calls, self.birth
-        tasks.wait(calls)  # MAPPED
+        self.plan = mountplan.plan(birth.seen, self.host)
         self.step("child-net")
         tasks.loopback_up(calls)
         if birth.table:
@@ -102,9 +133,8 @@ class _Task:
         if birth.handover:
             tasks.broker(calls, birth.handover, LISTENER)
         mountplan.share(calls)
-        calls.call("sethostname", birth.hostname, len(birth.hostname))
+        calls.call("sethostname", Blank("hostname", self.hostname), self.hostname)
         tasks.say(calls, READY)
-        tasks.wait(calls)  # GO
 
         self.step("child-exec")
         self.become_init()
@@ -167,6 +197,8 @@ class _Task:
         calls.call("prctl", process.PR_SET_SECUREBITS, 0, 0, 0, 0)
         tasks.filter_calls(calls, birth.filters)
         tasks.limit_capabilities(calls, birth.capabilities)
+        tasks.wait(calls)  # GO
         argv = birth.argv
         candidates = tuple((path, argv) for path in birth.init)
-        tasks.execute(calls, candidates, birth.env, birth.init[0])
+        uuid = Blank("uuid", mountplan.UUID_LENGTH, b"container_uuid=")
+        tasks.execute(calls, candidates, (*birth.env, uuid), birth.init[0])

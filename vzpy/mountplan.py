@@ -9,7 +9,7 @@ import os
 import stat
 
 from vzpy.kernel import mount as m
-from vzpy.kernel.program import OWN, Program
+from vzpy.kernel.program import OWN, Blank, Calls
 from vzpy.record import record
 
 RDONLY, NOSUID, NODEV, NOEXEC = (
@@ -19,8 +19,9 @@ RDONLY, NOSUID, NODEV, NOEXEC = (
     m.MOUNT_ATTR_NOEXEC,
 )
 DEVPTS: dict[str, str] = {"ptmxmode": "0666", "mode": "0620", "gid": "5"}
-_LXCFS = "/var/lib/lxcfs"
+_LXCFS, _CPUS = "/var/lib/lxcfs", "sys/devices/system/cpu"
 _CLONE = m.OPEN_TREE_CLONE | m.OPEN_TREE_CLOEXEC
+UUID_LENGTH = 36
 _HOW_BYTES = 24  # struct open_how
 _AT_REMOVEDIR = 0x200
 
@@ -30,9 +31,28 @@ class Seen:
     """What the mount plan has to know of one VPS."""
 
     container: str  # value of container=, as in the environment of init
-    uuid: str
     shm_size: str = ""  # of /dev/shm, e.g. "86016k"; "" = the kernel's default
     own_pts: bool = True  # else /dev/pts is handed over, a mount of the host's
+
+
+@record
+class Here:
+    """What it has to know of the host, as it is now."""
+
+    covered: tuple[str, ...]  # directories below /sys
+    lxcfs: tuple[str, ...]  # files of /proc, and directories of /sys, that lxcfs serves
+
+
+def here() -> Here:
+    """lxcfs shows the VPS's own memory, load and CPUs, where the host runs it. Its uptime is left
+    out: the time namespace gives that, and to sysinfo(2) too."""
+    covered = ("block", "class/block", "dev/block", "firmware")
+    try:
+        served = sorted(f"proc/{x}" for x in os.listdir(f"{_LXCFS}/proc") if x != "uptime")
+        served += [_CPUS] * os.path.isdir(f"{_LXCFS}/{_CPUS}")
+    except OSError:  # not installed, or its daemon is dead (ENOTCONN)
+        served = []
+    return Here(tuple(x for x in covered if os.path.isdir(f"/sys/{x}")), tuple(served))
 
 
 @record
@@ -49,7 +69,7 @@ class Fresh:
         shown = "".join(f",{k}={v}" if v else f",{k}" for k, v in self.options.items())
         return f"{self.fstype}{shown} on /{self.target}"
 
-    def prepare(self, calls: Program, to: int) -> None:
+    def prepare(self, calls: Calls, to: int) -> None:
         calls.descriptor(to, "fsopen", self.fstype.encode(), m.FSOPEN_CLOEXEC)
         for key, value in {"source": self.fstype, **self.options}.items():
             if value is None:
@@ -73,7 +93,7 @@ class Host:
     def describe(self) -> str:
         return f"host's {self.source} on /{self.target}"
 
-    def prepare(self, calls: Program, to: int) -> None:
+    def prepare(self, calls: Calls, to: int) -> None:
         source = self.source.encode()
         calls.descriptor(to, "open_tree", m.AT_FDCWD, source, _CLONE, about=source)
         private = calls.words(0, 0, m.MS_PRIVATE, 0)  # struct mount_attr
@@ -88,12 +108,12 @@ class Made:
     call: str
     before: tuple[int | bytes, ...]  # arguments before the path
     after: tuple[int, ...] = ()
-    text: bytes = b""
+    text: bytes | Blank = b""
 
     def describe(self) -> str:
         return f"{self.call} at /{self.target}"
 
-    def make(self, calls: Program) -> None:
+    def make(self, calls: Calls) -> None:
         path = b"/" + self.target.encode()
         if not self.text:
             calls.call(self.call, *self.before, path, *self.after, about=path)
@@ -106,7 +126,7 @@ def _link(target: str, to: str) -> Made:
     return Made(target, "symlinkat", (to.encode(), m.AT_FDCWD))
 
 
-def _file(target: str, text: bytes) -> Made:
+def _file(target: str, text: bytes | Blank) -> Made:
     return Made(target, "openat", (m.AT_FDCWD,), (_NEW_FILE, 0o644), text)
 
 
@@ -122,7 +142,7 @@ def _node(target: str, kind: int) -> Made:
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
-def plan(seen: Seen) -> list[Fresh | Host | Made]:
+def plan(seen: Seen, host: Here) -> list[Fresh | Host | Made]:
     """Everything a VPS finds mounted, in order.
 
     /sys is read-only because udevd, networkd and logind take a writable one for a real machine.
@@ -140,10 +160,9 @@ def plan(seen: Seen) -> list[Fresh | Host | Made]:
         Fresh("sys/fs/cgroup", "cgroup2", closed, {}),
         *(
             Fresh(f"sys/{d}", "tmpfs", RDONLY | closed, empty)
-            for d in ("block", "class/block", "dev/block", "firmware")
-            if os.path.isdir(f"/sys/{d}")
+            for d in host.covered
         ),
-        *_lxcfs(),
+        *(Host(path, f"{_LXCFS}/{path}", is_dir=path == _CPUS) for path in host.lxcfs),
         Fresh("dev", "tmpfs", NOSUID | NOEXEC, {"mode": "0755", "size": "65536k"}),
         _directory("dev/.vz"),
         _directory("dev/.vz/proc"),
@@ -165,7 +184,7 @@ def plan(seen: Seen) -> list[Fresh | Host | Made]:
         Fresh("run", "tmpfs", NOSUID | NODEV, {"mode": "0755"}),
         _directory("run/host"),
         _file("run/host/container-manager", seen.container.encode() + b"\n"),
-        _file("run/host/container-uuid", seen.uuid.encode() + b"\n"),
+        _file("run/host/container-uuid", Blank("uuid", UUID_LENGTH, after=b"\n")),
         # Things nobody may open. systemd takes the socket where it wants a block device.
         _directory("run/host/inaccessible"),
         _node("run/host/inaccessible/reg", stat.S_IFREG),
@@ -183,25 +202,10 @@ def plan(seen: Seen) -> list[Fresh | Host | Made]:
 _LEFT_ALONE = b"[Match]\nName=venet0\n\n[Link]\nUnmanaged=yes\n"
 
 
-def _lxcfs() -> list[Host]:
-    """Files of /proc that show the VPS's own memory, load and CPUs, where the host runs lxcfs.
-
-    Its uptime is left out: the time namespace gives that, and to sysinfo(2) too."""
-    try:
-        names = sorted(set(os.listdir(f"{_LXCFS}/proc")) - {"uptime"})
-    except OSError:  # not installed, or its daemon is dead (ENOTCONN)
-        return []
-    files = [Host(f"proc/{name}", f"{_LXCFS}/proc/{name}") for name in names]
-    cpus = "sys/devices/system/cpu"
-    if os.path.isdir(f"{_LXCFS}/{cpus}"):
-        files.append(Host(cpus, f"{_LXCFS}/{cpus}", is_dir=True))
-    return files
-
-
 # Calls of the first task, after its user namespace is mapped
 
 
-def enter_root(calls: Program, tree: int) -> None:
+def enter_root(calls: Calls, tree: int) -> None:
     """The tree becomes "/", and the host's mounts are gone (pivot_root(2), the form with dots)."""
     calls.call("move_mount", tree, b"", m.AT_FDCWD, b"/", m.MOVE_MOUNT_F_EMPTY_PATH)
     calls.call("fchdir", tree)
@@ -210,7 +214,7 @@ def enter_root(calls: Program, tree: int) -> None:
     calls.call("chdir", b"/")
 
 
-def place(calls: Program, target: str, fd: int, is_dir: bool = True) -> None:
+def place(calls: Calls, target: str, fd: int, is_dir: bool = True) -> None:
     """Attach a detached mount on a directory or file below the new root, made when it is missing.
 
     Fails with ELOOP when the template has a symbolic link there or on the way: what we mount must
@@ -232,7 +236,7 @@ def place(calls: Program, target: str, fd: int, is_dir: bool = True) -> None:
     calls.label(done)
 
 
-def bind_nodes(calls: Program, nodes: str, names: tuple[str, ...]) -> None:
+def bind_nodes(calls: Calls, nodes: str, names: tuple[str, ...]) -> None:
     """Bind the nodes of devices.make_nodes(), which stand at `nodes`, to their places in /dev."""
     if not names:
         return
@@ -248,6 +252,6 @@ def bind_nodes(calls: Program, nodes: str, names: tuple[str, ...]) -> None:
     calls.call("unlinkat", m.AT_FDCWD, tree, _AT_REMOVEDIR)
 
 
-def share(calls: Program) -> None:
+def share(calls: Calls) -> None:
     """MS_SHARED on everything: services whose credentials are mounted for them need it (G9)."""
     calls.call("mount", b"none", b"/", b"none", m.MS_REC | m.MS_SHARED, 0)

@@ -122,8 +122,17 @@ def confirm(table: int) -> None:
         s.close()
 
 
+_made: dict[str, bytes] = {}
+
+
 def transaction(level: str) -> bytes:
     """What makes the table of a level (TABLES), to be sent in its namespace; see confirm()."""
+    if level not in _made:
+        _made[level] = _transaction(level)
+    return _made[level]
+
+
+def _transaction(level: str) -> bytes:
     hooks, priority = _CHAINS[level]
     expressions = _notrack() if level == STATELESS else _drop_translated()
     table = attr(1, TABLES[level])

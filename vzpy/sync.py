@@ -1,25 +1,27 @@
 """What a parent and the first task of a VPS (or of an exec) say to each other.
 
     parent (tool)               launcher, child of vzeventd     task
-      |  a program, descriptors     |                               |
+      |  a program, a cgroup        |                               |
       |---------------------------->|  limits, euid = base          |
-      |                             |  clone3(7 namespaces) ------->|
-      |<------ BORN host-pid -------|                               | waits
+      |  root, action scripts       |  clone3(7 namespaces) ------->|
+      |  the second list            |                               | waits
+      |<------ BORN host-pid -------|                               |
       |  uid_map, gid_map           .                               |
-      |------------------------- MAPPED --------------------------->|
+      |------------------ MAPPED [fds of the root ...] ------------>|
       |  state                                  lo up, netfilter, time ns, mounts, pivot_root
       |<------------ TABLE [fd that a table of netfilter lasts as long as]
       |<------------ WARN text, CONSOLE [fd of a pty master] -------|
       |<------------ NOTIFY [fd of init's NOTIFY_SOCKET] -----------|
       |<------------ LISTENER [fd that hears its quotactl] ---------|
       |<------------------------ READY -----------------------------|
-      |  network, N.start                                           | waits
+      |  network, N.start                       filter, capabilities
       |--------------------------- GO ----------------------------->|
-      |                                         filter, capabilities, exec init
+      |                                                             | exec init
       |<---- end of file: init runs;            FAILED call result -|
 
-Launcher and task are one program, a list of system calls (kernel/program.py, child.py). The socket
-is SOCK_SEQPACKET and close-on-exec: one message a packet, words joined by NUL; in BORN and FAILED
+Launcher and task are one program, a list of system calls (kernel/program.py, child.py); what only
+the mounted root can tell is a second one, written while the namespaces are made. The socket is
+SOCK_SEQPACKET and close-on-exec: one message a packet, words joined by NUL; in BORN and FAILED
 numbers follow. A parent that dies closes it, and a task that reads end of file ends without having
 run anything of the guest. Of a call that fails the parent, who made the program, knows what it was.
 exec and enter use BORN, CONSOLE, LISTENER and FAILED in the same way."""
@@ -37,6 +39,8 @@ from vzpy.tasks import WARN as WARN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vzpy.kernel.program import Program
 
 MAPPED = b"MAPPED"
@@ -83,8 +87,10 @@ class Channel:
     def close(self) -> None:
         self.sock.close()
 
-    def send(self, word: bytes) -> None:
-        self.sock.sendmsg([word], [], _socket.MSG_NOSIGNAL)
+    def send(self, word: bytes, fds: Sequence[int] = ()) -> None:
+        rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
+        beside = [(_socket.SOL_SOCKET, _SCM_RIGHTS, rights)] if fds else []
+        self.sock.sendmsg([word], beside, _socket.MSG_NOSIGNAL)
 
     def receive(self) -> tuple[bytes, list[bytes], int]:
         """The next message: word, fields, descriptor or -1; word b"" at end of file.

@@ -10,13 +10,14 @@ import time
 
 from vzpy.kernel import caps
 from vzpy.kernel import process as p
-from vzpy.kernel.program import OWN, Program
+from vzpy.kernel.program import OWN, Blank, Calls, Number, Program
 
 BORN = b"BORN\0\0\0\0"
 WARN = b"WARN"
 _AT_FDCWD = -100
 _O_PLAIN = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
-_MSG_NOSIGNAL, _SOL_SOCKET, _SCM_RIGHTS = 0x4000, 1, 1
+_MSG_NOSIGNAL, _MSG_CMSG_CLOEXEC, _SOL_SOCKET, _SCM_RIGHTS = 0x4000, 0x40000000, 1, 1
+_CONTROL = 16 + 4 * 254  # bytes of SCM_MAX_FD descriptors beside a message
 _F_SETFD, _FD_CLOEXEC = 2, 1
 _IGNORED_BY_SPAWN = (32, 33)  # see program.start()
 _SIG_DFL = bytes(32)  # struct sigaction of the kernel
@@ -31,6 +32,8 @@ _CLOEXEC = os.O_CLOEXEC  # of sockets too
 _SOCK_DGRAM, _SOCK_RAW, _NETLINK_NETFILTER = 2 | _CLOEXEC, 3 | _CLOEXEC, 12
 _SIOCSIFFLAGS = 0x8914
 _CAPABILITY_VERSION_3 = 0x20080522
+_CLOCKS = {"monotonic": time.CLOCK_MONOTONIC, "boottime": time.CLOCK_BOOTTIME}
+_CLOCK_DIGITS = 12
 _LAST_CPU_WORD = (1 << 64) - 1
 
 
@@ -49,7 +52,7 @@ def clone(calls: Program, flags: int, cgroup: int) -> None:
     calls.call("fcntl", calls.tell, _F_SETFD, _FD_CLOEXEC)
 
 
-def own_namespaces(calls: Program, owner: int) -> None:
+def own_namespaces(calls: Calls, owner: int | Number) -> None:
     """Before clone(): the user namespace that is made then belongs to this uid of the host.
 
     The owner of a user namespace has its own count of processes, signals and inotify watches: one
@@ -61,18 +64,30 @@ def own_namespaces(calls: Program, owner: int) -> None:
     calls.call("setresuid", -1, owner, -1)
 
 
-def wait(calls: Program) -> None:
+def wait(calls: Calls) -> None:
     """For the next word of the other end; when that has gone, so does the task."""
     room = calls.room(bytes(63))
     calls.call("recvfrom", calls.tell, room, 64, 0, 0, 0, zero="failed")
 
 
-def say(calls: Program, *words: bytes) -> None:
+def wait_for_more(calls: Program, memory: int, free: int) -> None:
+    """For the word that the second list stands in `memory`. Descriptors that come with it get the
+    numbers from `free` on: all below are in use, and what is above is closed."""
+    calls.map_later(memory)
+    for fd in range(3):
+        calls.call("dup3", calls.tell, fd, 0)
+    calls.call("close_range", free, 0xFFFFFFFF, 0)
+    word = calls.words(calls.room(bytes(63)), 64)  # struct iovec
+    message = calls.words(0, 0, word, 1, calls.room(bytes(_CONTROL)), _CONTROL, 0)
+    calls.go_on("recvmsg", calls.tell, message, _MSG_CMSG_CLOEXEC)
+
+
+def say(calls: Calls, *words: bytes) -> None:
     text = b"\0".join(words)
     calls.call("sendto", calls.tell, text, len(text), _MSG_NOSIGNAL, 0, 0)
 
 
-def new_time(calls: Program) -> None:
+def new_time(calls: Calls) -> None:
     """A time namespace that begins now: uptime(1) starts at zero inside. While /proc is the host's.
 
     clone3 would enter it at once, and its offsets can only be written while nobody is in it. Both
@@ -82,8 +97,8 @@ def new_time(calls: Program) -> None:
     calls.call("prctl", p.PR_SET_DUMPABLE, 1, 0, 0, 0)
     offsets, mine = b"/proc/self/timens_offsets", b"/proc/self/ns/time_for_children"
     calls.descriptor(OWN, "openat", _AT_FDCWD, offsets, os.O_WRONLY, 0, about=offsets)
-    for name, clock in ((b"monotonic", time.CLOCK_MONOTONIC), (b"boottime", time.CLOCK_BOOTTIME)):
-        line = b"%b %d 0\n" % (name, -int(time.clock_gettime(clock)))
+    for name in _CLOCKS:
+        line = Blank(name, _CLOCK_DIGITS, f"{name} -".encode(), b" 0\n")
         calls.call("write", OWN, line, len(line))
     calls.call("prctl", p.PR_SET_DUMPABLE, 0, 0, 0, 0)
     calls.descriptor(OWN, "openat", _AT_FDCWD, mine, os.O_RDONLY, 0, about=mine)
@@ -93,13 +108,21 @@ def new_time(calls: Program) -> None:
     calls.label("time")
 
 
-def loopback_up(calls: Program) -> None:
+def clocks() -> dict[str, bytes]:
+    """What they show now, for the blanks of new_time()."""
+    return {
+        name: b"%0*d" % (_CLOCK_DIGITS, time.clock_gettime(clock))
+        for name, clock in _CLOCKS.items()
+    }
+
+
+def loopback_up(calls: Calls) -> None:
     """`ip link set lo up`: inits that are no systemd expect it (netdevice(7), SIOCSIFFLAGS)."""
     calls.call("socket", _AF_INET, _SOCK_DGRAM, 0, result=0)
     calls.call("ioctl", 0, _SIOCSIFFLAGS, calls.data(b"lo" + bytes(14) + b"\1" + bytes(15)))
 
 
-def keep_table(calls: Program, word: bytes, transaction: bytes) -> None:
+def keep_table(calls: Calls, word: bytes, transaction: bytes) -> None:
     """Ask for a table of netfilter, which lasts as long as the socket that is handed over: what is
     answered can be read there (netfilter.confirm())."""
     calls.descriptor(OWN, "socket", _AF_NETLINK, _SOCK_RAW, _NETLINK_NETFILTER)
@@ -108,7 +131,7 @@ def keep_table(calls: Program, word: bytes, transaction: bytes) -> None:
     hand_over(calls, word, OWN)
 
 
-def notify_socket(calls: Program, word: bytes, path: bytes) -> None:
+def notify_socket(calls: Calls, word: bytes, path: bytes) -> None:
     """Where init says that it has booted, handed over: init would hang on one nobody reads."""
     calls.descriptor(OWN, "socket", _AF_UNIX, _SOCK_DGRAM, 0)
     address = _AF_UNIX.to_bytes(2, "little") + path + b"\0"
@@ -116,7 +139,7 @@ def notify_socket(calls: Program, word: bytes, path: bytes) -> None:
     hand_over(calls, word, OWN)
 
 
-def close_all_but(calls: Program, keep: list[int]) -> None:
+def close_all_but(calls: Calls, keep: list[int]) -> None:
     """Every descriptor above 2 that is not in `keep`."""
     first = 3
     for fd in sorted({fd for fd in keep if fd >= 3}):
@@ -145,7 +168,7 @@ _RLIMITS = (
 )
 
 
-def switch_on(calls: Program, rlimits: tuple[tuple[int, int], ...]) -> None:
+def switch_on(calls: Calls, rlimits: tuple[tuple[int, int], ...]) -> None:
     """The task as if the machine had just been switched on: signals, umask, CPUs; limits,
     priorities and OOM score as far as we may. While /proc is the host's.
 
@@ -168,7 +191,12 @@ def switch_on(calls: Program, rlimits: tuple[tuple[int, int], ...]) -> None:
     calls.label("no score")
 
 
-def _limit(calls: Program, done: str, which: int, soft: int, hard: int) -> None:
+def hard_limits() -> tuple[int, ...]:
+    """What switch_on() goes by."""
+    return tuple(p.prlimit(0, limit[0])[1] for limit in _RLIMITS)
+
+
+def _limit(calls: Calls, done: str, which: int, soft: int, hard: int) -> None:
     """As near to it as a hard limit allows that we have no right to raise. That is ours: where
     vzeventd, who runs the list, has a lower one the limit stays as it is."""
     now = p.prlimit(0, which)[1]
@@ -178,21 +206,21 @@ def _limit(calls: Program, done: str, which: int, soft: int, hard: int) -> None:
     calls.label(done)
 
 
-def become_root(calls: Program) -> None:
+def become_root(calls: Calls) -> None:
     """uid and gid 0 of the user namespace just made or entered, no supplementary groups."""
     calls.call("setresgid", 0, 0, 0)
     calls.call("setgroups", 0, 0)
     calls.call("setresuid", 0, 0, 0)
 
 
-def hand_over(calls: Program, word: bytes, fd: int) -> None:
+def hand_over(calls: Calls, word: bytes, fd: int) -> None:
     """Say a word, with a descriptor beside it (unix(7), SCM_RIGHTS)."""
     control = calls.words(20, _SOL_SOCKET | _SCM_RIGHTS << 32, fd)
     message = calls.words(0, 0, calls.words(word, len(word)), 1, control, 24, 0)
     calls.call("sendmsg", calls.tell, message, _MSG_NOSIGNAL)
 
 
-def new_pty(calls: Program, master: int) -> None:
+def new_pty(calls: Calls, master: int) -> None:
     """A pty from the VPS's devpts; its slave is the first argument of the next call.
 
     The guest may have put anything at that path: who gets the master has to look."""
@@ -202,7 +230,7 @@ def new_pty(calls: Program, master: int) -> None:
     calls.call("ioctl", master, _TIOCGPTPEER, _O_PLAIN, result=0, about=path)
 
 
-def own_pty(calls: Program, word: bytes) -> None:
+def own_pty(calls: Calls, word: bytes) -> None:
     """A pty of the VPS becomes 0, 1 and 2; its master is handed over."""
     master, slave = OWN, OWN + 1
     new_pty(calls, master)
@@ -211,30 +239,30 @@ def own_pty(calls: Program, word: bytes) -> None:
     stdio(calls, (slave, slave, slave))
 
 
-def stdio(calls: Program, fds: tuple[int, int, int]) -> None:
+def stdio(calls: Calls, fds: tuple[int, int, int]) -> None:
     for target, fd in enumerate(fds):
         if fd != target:
             calls.call("dup3", fd, target, 0)
 
 
-def take_terminal(calls: Program) -> None:
+def take_terminal(calls: Calls) -> None:
     """0 becomes the controlling terminal of the session that the task leads."""
     calls.call("ioctl", 0, _TIOCSCTTY, 0)
 
 
-def new_session(calls: Program) -> None:
+def new_session(calls: Calls) -> None:
     """No keys and no terminal of the caller."""
     calls.may_fail("keyctl", _JOIN_SESSION_KEYRING, 0)  # a kernel without keys
     calls.call("setsid")
 
 
-def filter_calls(calls: Program, programs: tuple[bytes, ...]) -> None:
+def filter_calls(calls: Calls, programs: tuple[bytes, ...]) -> None:
     """Needs CAP_SYS_ADMIN in the user namespace: no_new_privs stays off, setuid programs work."""
     for program in programs:
         calls.call("seccomp", _SET_MODE_FILTER, 0, _sock_fprog(calls, program))
 
 
-def broker(calls: Program, program: bytes, word: bytes) -> None:
+def broker(calls: Calls, program: bytes, word: bytes) -> None:
     """A filter that hands calls over, and who hears them given away: a task must not keep its own.
     """
     fprog = _sock_fprog(calls, program)
@@ -242,11 +270,11 @@ def broker(calls: Program, program: bytes, word: bytes) -> None:
     hand_over(calls, word, OWN)
 
 
-def _sock_fprog(calls: Program, program: bytes) -> int:
+def _sock_fprog(calls: Calls, program: bytes) -> int:
     return calls.words(len(program) // _INSTRUCTION, program)
 
 
-def limit_capabilities(calls: Program, bounding: int) -> None:
+def limit_capabilities(calls: Calls, bounding: int) -> None:
     """See caps.limit()."""
     for number in range(64):
         if not bounding >> number & 1:
@@ -262,9 +290,9 @@ def limit_capabilities(calls: Program, bounding: int) -> None:
 
 
 def execute(
-    calls: Program,
+    calls: Calls,
     candidates: tuple[tuple[bytes, tuple[bytes, ...]], ...],
-    env: tuple[tuple[bytes, bytes], ...],
+    env: tuple[tuple[bytes, bytes] | Blank, ...],
     about: bytes = b"",
 ) -> None:
     """No signal blocked any more, then the first candidate that exists: path and argv.
@@ -273,9 +301,11 @@ def execute(
 
     Raises OSError EINVAL for words that no program can be given."""
     words = [word for path, argv in candidates for word in (path, *argv)]
-    pairs = [b"%b=%b" % pair for pair in env]
+    pairs = [pair if isinstance(pair, Blank) else b"%b=%b" % pair for pair in env]
     is_empty = not all(argv[0] for _, argv in candidates)
-    if is_empty or any(b"\0" in word for word in (*words, *pairs)):
+    if is_empty or any(
+        b"\0" in word for word in (*words, *pairs) if isinstance(word, bytes)
+    ):
         text = "no word may be empty or hold a NUL"
         raise OSError(errno.EINVAL, text, os.fsdecode(candidates[-1][0]))
     calls.call("rt_sigprocmask", _SIG_SETMASK, calls.words(0), 0, _SIGSET_SIZE)

@@ -10,7 +10,10 @@ memfd; it knows nothing, reads no file and has no memory but its list.
     told        word, call, result: what is said when a call fails; the first call
     data        what arguments point to
     calls       number, six arguments, where the result goes, and which call is next
-                if that is positive, zero, negative"""
+                if that is positive, zero, negative
+
+What can only be known once the program runs is a second list (Later): memory that both sides have,
+empty when the program starts, filled by who made it before the word is said that is waited for."""
 
 from __future__ import annotations
 
@@ -22,10 +25,21 @@ import os
 import sys
 
 from vzpy.kernel.numbers import NR
+from vzpy.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+    Argument: TypeAlias = "int | bytes | Blank | Number"
+    Filled: TypeAlias = dict[str, bytes]
 
 FAILED = b"FAILED\0\0"
 _PAGE = 0x10000  # the largest there are
 _CODE, _DATA, _CALLS = 0x10000000, 0x10010000, 0x10400000  # addresses
+_LATER, _LATER_CALLS = 0x20000000, 0x20400000  # of the second list
+_LATER_SIZE = 0x500000
 _RESULT = _DATA + 16
 _TOLD = 24  # bytes
 LAUNCHER = "vz-launcher"  # name of the process
@@ -38,7 +52,8 @@ _ROW = 88  # bytes of a call
 _FIRST_CALL = _CALLS + 2 * _ROW  # after those that tell of a failure
 _WORD = (1 << 64) - 1
 _MSG_NOSIGNAL = 0x4000
-_MFD_CLOEXEC, _MFD_EXEC = 1, 16
+_MFD_CLOEXEC, _MFD_NOEXEC_SEAL, _MFD_EXEC = 1, 8, 16
+_PROT_READ_WRITE, _MAP_SHARED_FIXED = 3, 0x11
 
 # The loop: `told` at _DATA in one register, the address of the call in another.
 _X86_64 = (
@@ -112,31 +127,53 @@ _MACHINES = {
 }
 
 
-class Program:
-    """tell  descriptor of a socket where a call that failed is told; then the program ends with 1
+@record
+class Blank:
+    """A string of which a part is filled in when the rest has been made (Later.write).
+
+    length  of that part"""
+
+    name: str
+    length: int
+    before: bytes = b""
+    after: bytes = b""
+
+    def __len__(self) -> int:
+        return len(self.before) + self.length + len(self.after)
+
+
+@record
+class Number:
+    """One that is filled in when the rest has been made, as an argument of a call."""
+
+    name: str
+
+
+class Calls:
+    """A list of calls, and the data that they point to, for two addresses.
 
     step is what the next calls belong to, for what is told of them. Whatever has an address has it
     at once: data() and words() return it, and a call takes it as it takes any number."""
 
-    def __init__(self, tell: int) -> None:
+    def __init__(self, tell: int, data: int, calls: int) -> None:
+        self.tell = tell
         self.step = ""
-        self._data = bytearray(struct.pack("=8sQQQ", FAILED, 0, 0, _FIRST_CALL))
+        self._at, self._calls_at = data, calls
+        self._data = bytearray()
         self._known: dict[bytes, int] = {}  # strings that are in the data
+        self._blanks: list[tuple[str, int]] = []  # and where they are in it
+        self._numbers: list[tuple[str, int]] = []  # and where they are in the rows
         self._rows = bytearray()
         self._about: list[tuple[str, bytes]] = []
         self._labels: dict[str, int] = {}
         self._jumps: list[tuple[int, str]] = []  # where the address of a later label belongs
-        self.tell = tell
-        self.label("failed")
-        self.call("sendto", tell, _DATA, _TOLD, _MSG_NOSIGNAL, 0, 0, error="")
-        self.call("exit_group", 1, error="")
 
     def label(self, name: str) -> None:
         """The next call has that name."""
-        self._labels[name] = _CALLS + len(self._rows)
+        self._labels[name] = self._calls_at + len(self._rows)
 
     def call(
-        self, name: str, *arguments: int | bytes, result: int = -1, kept: int = _RESULT,
+        self, name: str, *arguments: Argument, result: int = -1, kept: int = _RESULT,
         positive: str = "", zero: str = "", error: str = "failed", about: bytes = b"",
     ) -> None:
         """One system call. Bytes are strings in memory that end in NUL.
@@ -147,9 +184,12 @@ class Program:
                   the label of the call that follows such a result, "" = the next one
         about     a path, for the error"""
         here = len(self._rows)
-        following = _CALLS + here + _ROW
-        words = [self.data(x) if isinstance(x, bytes) else x & _WORD for x in arguments]
+        following = self._calls_at + here + _ROW
+        words = [x & _WORD if isinstance(x, int) else self._word(x) for x in arguments]
         words += [0] * (6 - len(words))
+        self._numbers += [
+            (x.name, here + 8 * at) for at, x in enumerate(arguments, 1) if isinstance(x, Number)
+        ]
         if result >= 0:
             kept = following + 8 * (1 + result)
         nexts = [self._labels.get(label, following) if label else following
@@ -161,60 +201,123 @@ class Program:
         self._about.append((self.step, about))
 
     def descriptor(
-        self, to: int, name: str, *arguments: int | bytes, error: str = "failed", about: bytes = b""
+        self, to: int, name: str, *arguments: Argument, error: str = "failed", about: bytes = b""
     ) -> None:
         """A call that gives a descriptor, which gets the number `to` and is closed by exec."""
         self.call(name, *arguments, result=0, error=error, about=about)
         self.call("dup3", 0, to, os.O_CLOEXEC)
 
-    def may_fail(self, name: str, *arguments: int | bytes) -> None:
+    def may_fail(self, name: str, *arguments: Argument) -> None:
         """A call whose failure does not matter."""
         self.call(name, *arguments, error="")
 
-    def data(self, content: bytes) -> int:
+    def data(self, content: bytes | Blank) -> int:
         """The address of these bytes, with a NUL behind them, which nobody changes."""
+        if isinstance(content, Blank):
+            self._blanks.append((content.name, len(self._data) + len(content.before)))
+            return self.room(content.before + bytes(content.length) + content.after)
         if content not in self._known:
             self._known[content] = self.room(content)
         return self._known[content]
 
     def room(self, content: bytes) -> int:
         """The address of a place of its own that holds these bytes at first, at a multiple of 8."""
-        at = _DATA + len(self._data)
+        at = self._at + len(self._data)
         self._data += content + bytes(8 - len(content) % 8)
         return at
 
     def words(self, *words: int | bytes) -> int:
         """An array of 64-bit words: of pointers, or a structure that is made of such."""
-        numbers = [self.data(x) if isinstance(x, bytes) else x & _WORD for x in words]
+        numbers = [x & _WORD if isinstance(x, int) else self.data(x) for x in words]
         return self.room(struct.pack(f"={len(numbers)}Q", *numbers))
 
-    def pointers(self, strings: list[bytes]) -> int:
+    def _word(self, given: bytes | Blank | Number) -> int:
+        return 0 if isinstance(given, Number) else self.data(given)
+
+    def pointers(self, strings: Sequence[bytes | Blank]) -> int:
         """An array of strings as execve(2) takes it."""
-        return self.words(*strings, 0)
+        return self.room(struct.pack(f"={len(strings) + 1}Q", *map(self.data, strings), 0))
 
     def fail(self, number: int, about: bytes = b"") -> None:
         """Tell that this call has failed with an errno, and end."""
-        told = self.words(int.from_bytes(FAILED, sys.byteorder), _CALLS + len(self._rows), -number)
+        told = self.words(int.from_bytes(FAILED, sys.byteorder), self._here(), -number)
         self.call("sendto", self.tell, told, _TOLD, _MSG_NOSIGNAL, 0, 0, error="", about=about)
         self.call("exit_group", 1)
+
+    def _here(self) -> int:
+        return self._calls_at + len(self._rows)
+
+    def about(self, call: int) -> tuple[str, bytes] | None:
+        """Step and path of the call at an address, None when it is not of this list."""
+        number = (call - self._calls_at) // _ROW
+        return self._about[number] if 0 <= number < len(self._about) else None
+
+    def take(self, made: Calls) -> None:
+        """The same list as another one."""
+        self._data, self._rows, self._jumps = made._data, made._rows, made._jumps
+        self._about, self._labels = made._about, made._labels
+        self._blanks, self._numbers = made._blanks, made._numbers
+
+    def _finished(self, filled: Filled) -> tuple[bytearray, bytearray]:
+        """Data and rows, with all that was left open. Raises OSError: E2BIG."""
+        if len(self._data) > self._calls_at - self._at:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        data, rows = bytearray(self._data), bytearray(self._rows)
+        for at, label in self._jumps:
+            rows[at : at + 8] = self._labels[label].to_bytes(8, sys.byteorder)
+        for name, at in self._numbers:
+            rows[at : at + 8] = filled[name]
+        for name, at in self._blanks:
+            data[at : at + len(filled[name])] = filled[name]
+        return data, rows
+
+
+class Program(Calls):
+    """tell  descriptor of a socket where a call that failed is told; then the program ends"""
+
+    def __init__(self, tell: int) -> None:
+        super().__init__(tell, _DATA, _CALLS)
+        self._data += struct.pack("=8sQQQ", FAILED, 0, 0, _FIRST_CALL)
+        self._later: Later | None = None
+        self.label("failed")
+        self.call("sendto", tell, _DATA, _TOLD, _MSG_NOSIGNAL, 0, 0, error="")
+        self.call("exit_group", 1, error="")
+
+    def map_later(self, fd: int) -> None:
+        """The memory of the second list, by its descriptor; it is gone after exec."""
+        self.call("mmap", _LATER, _LATER_SIZE, _PROT_READ_WRITE, _MAP_SHARED_FIXED, fd, 0)
+
+    def go_on(self, name: str, *arguments: Argument) -> None:
+        """The last call of this list: when its result is positive the second one is next, which has
+        been written by then."""
+        self._labels["later"] = _LATER_CALLS
+        self.call(name, *arguments, positive="later", zero="failed")
+
+    def second(self) -> Later:
+        """The list where it goes on."""
+        self._later = Later(self.tell)
+        return self._later
 
     def failure(self, packet: bytes) -> tuple[int, str, bytes]:
         """errno, step and path of a call that has failed, from what was told (FAILED ...)."""
         address, result = struct.unpack_from("=Qq", packet, len(FAILED))
-        return -result, *self._about[(address - _CALLS) // _ROW]
+        told = self.about(address) or (self._later and self._later.about(address))
+        return -result, *(told or ("", b""))
 
-    def load(self) -> int:
+    def close(self) -> None:
+        """Memory of a second list that was not written after all."""
+        if self._later:
+            self._later.close()
+
+    def load(self, filled: Filled | None = None) -> int:
         """A memfd with the program, to be executed. Raises OSError: E2BIG."""
-        if len(self._data) > _CALLS - _DATA:
-            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        data, rows = self._finished(filled or {})
         machine, loop = _MACHINES[os.uname().machine]
-        for at, label in self._jumps:
-            self._rows[at : at + 8] = self._labels[label].to_bytes(8, sys.byteorder)
-        head = _head(machine, len(loop) // 2, len(self._data), len(self._rows))
-        fd = _memfd()
+        head = _head(machine, len(loop) // 2, len(data), len(rows))
+        fd = _memfd(_MFD_EXEC)
         try:
             for address, part in (
-                (_CODE, head + bytes.fromhex(loop)), (_DATA, self._data), (_CALLS, self._rows),
+                (_CODE, head + bytes.fromhex(loop)), (_DATA, data), (_CALLS, rows),
             ):
                 os.pwrite(fd, part, address - _CODE)
         except BaseException:
@@ -222,13 +325,43 @@ class Program:
             raise
         return fd
 
-    def start(self, fds: list[int], name: str = LAUNCHER) -> int:
+    def start(self, fds: list[int], filled: Filled | None = None) -> int:
         """Run it as a child (see start()): its pid. Raises OSError."""
-        file = self.load()
+        file = self.load(filled)
         try:
-            return start(file, fds, name)
+            return start(file, fds)
         finally:
             os.close(file)
+
+
+class Later(Calls):
+    """The second list of a program; a call that fails leads where it does in the first one.
+
+    memory  descriptor of what both sides see, to be given to the program; closed by write()"""
+
+    def __init__(self, tell: int) -> None:
+        super().__init__(tell, _LATER, _LATER_CALLS)
+        self._labels["failed"] = _CALLS
+        self.memory = _memfd(_MFD_NOEXEC_SEAL)
+
+    def write(self, filled: Filled) -> None:
+        """filled  blanks, each of its length, and numbers (word()), by name
+
+        Raises OSError: E2BIG."""
+        data, rows = self._finished(filled)
+        os.pwrite(self.memory, data, 0)
+        os.pwrite(self.memory, rows, _LATER_CALLS - _LATER)
+        self.close()
+
+    def close(self) -> None:
+        if self.memory >= 0:
+            os.close(self.memory)
+            self.memory = -1
+
+
+def word(number: int) -> bytes:
+    """What fills in a Number."""
+    return number.to_bytes(8, sys.byteorder)
 
 
 _row = struct.Struct("=11Q").pack
@@ -259,15 +392,16 @@ def _dup(fd: int, least: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least)
 
 
-def _memfd() -> int:
+def _memfd(kind: int) -> int:
+    """kind  _MFD_EXEC or _MFD_NOEXEC_SEAL, which are what Linux 6.3 began to ask for"""
     try:
-        return os.memfd_create("vz", _MFD_CLOEXEC | _MFD_EXEC)
+        return os.memfd_create("vz", _MFD_CLOEXEC | kind)
     except PermissionError:
         raise OSError(
             errno.EACCES, "a program cannot be executed from memory here", "sysctl vm.memfd_noexec"
         ) from None
     except OSError as err:
-        if err.errno != errno.EINVAL:  # before Linux 6.3 every memfd could be executed
+        if err.errno != errno.EINVAL:
             raise
         return os.memfd_create("vz", _MFD_CLOEXEC)
 

@@ -36,6 +36,8 @@ class Conversation:
 
     def __exit__(self, *_: object) -> None:
         self.handed_over()
+        if self.ours.program:
+            self.ours.program.close()
         self.ours.close()
         if self.notify >= 0:
             os.close(self.notify)
@@ -73,14 +75,18 @@ class Conversation:
             elif word == READY:
                 return console
             else:
-                raise VzError("The first process of the container has died", Exit.ENVCREATE)
+                raise _died()
 
     def go(self) -> None:
         """GO, and the silence after it: a socket closed by exec.
 
         Raises VzError 47 when init cannot be executed."""
-        self.ours.send(GO)
         try:
+            try:
+                self.ours.send(GO)
+            except BrokenPipeError:  # it may have said why
+                self.ours.receive()
+                raise _died() from None
             self.ours.receive()
         except OSError as err:
             raise VzError(
@@ -89,6 +95,10 @@ class Conversation:
                 errno=err.errno or 0,
                 hint=f"{err.filename}: {err.strerror}" if err.filename else f"{err.strerror}",
             ) from err
+
+
+def _died() -> VzError:
+    return VzError("The first process of the container has died", Exit.ENVCREATE)
 
 
 def _confirm(table: int) -> None:

@@ -79,19 +79,15 @@ def before_birth(
     return list(dict.fromkeys(refused))
 
 
-def born_with(
-    vps: VPS, hand_over: Callable[[int], int], below: list[tuple[str, int]]
-) -> tuple[tuple[tuple[int, int], ...], dict[str, Any]]:
-    """rlimits, and fields of mountplan.Seen, of a new VPS; a devpts that is a mount of the host's
-    is added to `below`."""
-    if not _has_bounds(vps.config):
-        return (), {}
+def born_with(config: Config) -> tuple[tuple[tuple[int, int], ...], str, int]:
+    """What a new VPS is born with: rlimits, the size of its /dev/shm, how many ptys it may have
+    (bounds.Birth)."""
+    if not _has_bounds(config):
+        return (), "", 0
     from vzpy.story import bounds
 
-    wanted = bounds.of_birth(vps.config)
-    if wanted.ptys:
-        below.append(("dev/pts", hand_over(bounds.devpts(wanted.ptys, vps.ids))))
-    return wanted.rlimits, {"shm_size": wanted.shm_size, "own_pts": not wanted.ptys}
+    born = bounds.of_birth(config)
+    return born.rlimits, born.shm_size, born.ptys
 
 
 def inside(config: Config, facts: Facts) -> list[str]:

@@ -10,16 +10,16 @@ import os
 from vzpy import ns
 from vzpy.errors import VzError
 from vzpy.events import Warned
+from vzpy.story import enter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vzpy.eventd.client import Daemon
     from vzpy.eventd.wire import Message
     from vzpy.events import Report
-    from vzpy.kernel.program import Program
+    from vzpy.kernel.program import Filled, Program
     from vzpy.model import NodePaths
+    from vzpy.story.conversation import Conversation
 
 
 class Caller:
@@ -27,27 +27,35 @@ class Caller:
 
     by_daemon = False
     _launcher = 0
+    _unborn: Conversation | None = None  # the task that has been launched and not been heard of
 
     def __enter__(self) -> Caller:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._unborn:
+            try:
+                enter.reap(self.born())
+            except (OSError, VzError):
+                pass  # it has not come to that
         if self._launcher:
             os.waitpid(self._launcher, 0)
 
     def launch(
-        self,
-        program: Program,
-        fds: list[int],
-        answer: int,
-        meanwhile: Callable[[], None] | None = None,
+        self, program: Program, filled: Filled, fds: list[int], talk: Conversation
     ) -> None:
-        """Returns when something can be read from the descriptor `answer`: the pid of the task, or
-        why there is none. A launcher is reaped when all is done, and nobody waits for its end."""
+        """Run the program, which is given these descriptors, as a child: born() tells what came of
+        it. A launcher is reaped when all is done, and nobody waits for its end."""
         ns.can_wait()
-        self._launcher = program.start(fds)
-        if meanwhile:
-            meanwhile()
+        self._launcher = program.start(fds, filled)
+        talk.theirs.close()
+        self._unborn = talk
+
+    def born(self) -> int:
+        """The pid of the task. Raises ChildError, VzError when there is none."""
+        assert self._unborn
+        talk, self._unborn = self._unborn, None
+        return talk.ours.born()
 
     def launched(self) -> None:
         """Wait until the parent has done its part."""
@@ -73,6 +81,7 @@ class NodeDaemon(Caller):
     def __init__(self, paths: NodePaths, ctid: int, daemon: Daemon, report: Report) -> None:
         self.paths, self.ctid, self.daemon, self.report = paths, ctid, daemon, report
         self._master = -1
+        self._given: list[int] = []
         self._owes_answer = False
         self._begin()
 
@@ -89,29 +98,34 @@ class NodeDaemon(Caller):
             os.close(self._master)
 
     def launch(
-        self,
-        program: Program,
-        fds: list[int],
-        answer: int,
-        meanwhile: Callable[[], None] | None = None,
+        self, program: Program, filled: Filled, fds: list[int], talk: Conversation
     ) -> None:
-        file = program.load()
-        try:
-            with _Died():
-                try:
-                    self._ask([file, *fds], answer, meanwhile)
-                except (BrokenPipeError, ConnectionResetError):  # it died before it read that
-                    self._open_again()
-                    self._ask([file, *fds], answer, meanwhile)
-        finally:
-            os.close(file)
+        self._given = [talk.hand_over(program.load(filled)), *fds]
+        self._unborn = talk
+        with _Died():
+            try:
+                self._launch()
+            except ConnectionError:
+                self._open_again()
+                self._launch()
 
-    def _ask(
-        self, fds: list[int], answer: int, meanwhile: Callable[[], None] | None
-    ) -> None:
-        self.daemon.send({"op": "launch"}, fds)
-        if meanwhile:
-            meanwhile()
+    def _launch(self) -> None:
+        self.daemon.send({"op": "launch"}, self._given)
+
+    def born(self) -> int:
+        assert self._unborn
+        talk, self._unborn = self._unborn, None
+        with _Died():
+            try:
+                self._wait(talk.ours.fileno())
+            except ConnectionResetError:  # it died before it read that
+                self._open_again()
+                self._launch()
+                self._wait(talk.ours.fileno())
+        talk.theirs.close()
+        return talk.ours.born()
+
+    def _wait(self, answer: int) -> None:
         self._owes_answer = self.daemon.is_outrun(answer)
         if not self._owes_answer:
             self.daemon.receive()

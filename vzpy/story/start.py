@@ -7,19 +7,8 @@ from __future__ import annotations
 import os
 import time
 
-from vzpy import (
-    capabilities,
-    cgroups,
-    child,
-    inits,
-    ns,
-    rootfs,
-    scripts,
-    state,
-    syscalls,
-    ubc,
-)
-from vzpy.errors import AlreadyRunning, Exit, VzError
+from vzpy import cgroups, child, ns, rootfs, scripts, state, ubc
+from vzpy.errors import AlreadyRunning, Exit, NotRunning, VzError
 from vzpy.events import (
     NotApplied,
     Started,
@@ -30,12 +19,13 @@ from vzpy.events import (
 )
 from vzpy.fault import fault
 from vzpy.kernel.proc import boot_id, starttime
+from vzpy.kernel.program import word
 from vzpy.model import Facts
-from vzpy.mountplan import Seen
 from vzpy.record import record
 from vzpy.story import ctscript, devices, enter, limits, owner, parent
 from vzpy.story.conversation import Conversation
 from vzpy.story.mount import mount_root, quota_on, quota_tight, umount_root
+from vzpy.story.newborn import Newborn
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
 from vzpy.sync import MAPPED
@@ -43,12 +33,12 @@ from vzpy.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vzpy.events import Report
+    from vzpy.events import Event, Report
     from vzpy.vps import VPS
 
 STEPS = (
-    "owner", "note", "prestart-script", "cgroup", "limits", "launch", "maps", "facts", "ready",
-    "start-script", "go",
+    "owner", "note", "cgroup", "limits", "launch", "prestart-script", "list", "maps", "facts",
+    "ready", "start-script", "go",
 )  # fmt: skip
 
 
@@ -127,12 +117,16 @@ def steps(vps: VPS, report: Report, undo: Undo, manner: Manner) -> tuple[Facts, 
     """From nothing to an executed init; what each step has to undo is pushed on `undo`.
 
     Returns the facts, and the descriptor where init tells that it has booted, else -1."""
-    with parent.of(vps.node.paths, vps.ctid, report) as keeper, Conversation(
-        report, manner.wait
-    ) as talk:
+    with Conversation(report, manner.wait) as talk, parent.of(
+        vps.node.paths, vps.ctid, report
+    ) as keeper:
         facts, not_applied = prepared(vps, report, undo, talk, keeper, manner)
         _step("start-script", report)
-        ctscript.run(vps, facts, "start")
+        try:
+            ctscript.run(vps, facts, "start")
+        except NotRunning:
+            talk.go()  # tells what the task has died of
+            raise
         quota_tight(vps)
         _step("go", report)
         talk.go()
@@ -166,52 +160,67 @@ def prepared(
     cgroup = cgroups.path_of(node.paths.cgroup, ctid)
     undo.callback(forget, node.paths, ctid)
     state.write_facts(node.paths, facts_of(vps, 0, cgroup))
-    if manner.remount or not rootfs.is_mounted(vps.root):
-        undo.callback(umount_root, vps, vps.root, report, hooks=False)
-        not_applied = mount_root(vps, report, hooks, manner.fsck)
-    else:
-        not_applied = quota_on(vps, report)
-    if hooks:
-        _step("prestart-script", report)
-        scripts.run_prestart(node.paths, ctid)
-
     _step("cgroup", report)
     cgroups.remove(cgroup)  # of a VPS whose state was lost
     undo.callback(remove_cgroup, cgroup)
     cgroups.make(cgroup, vps.ids)
-    meanwhile = None
+    told: list[Event] = []  # after the mount (vzctl-cli 2.2)
     networked = not manner.bare and any(map(vps.config.own, ("IP_ADDRESS", "NETIF", "NETDEV")))
     if networked:
         from vzpy.story import networds
 
-        networds.tell(vps, report)
-        wiring = networds.Meanwhile(vps)
-        undo.callback(wiring.close)
-        meanwhile = wiring.load
+        networds.tell(vps, told.append)
     _step("limits", report)
-    granted = lambda: devices.before_birth(vps, cgroup, report)  # noqa: E731
-    not_applied += limits.before_birth(vps, cgroup, report, granted)
-    not_applied += unserved_of(vps.config)
+    granted = lambda: devices.before_birth(vps, cgroup, told.append)  # noqa: E731
+    not_applied = limits.before_birth(vps, cgroup, told.append, granted)
 
     _step("launch", report)
+    rlimits, shm_size, ptys = limits.born_with(vps.config)
+    talk.ours.program = program = child.launcher(rlimits)
+    later = program.second()
+    ve = talk.hand_over(os.open(f"{cgroup}/ve", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    given = [talk.theirs.fileno(), ve, later.memory]
+    keeper.launch(program, {"base": word(vps.ids.base)}, given, talk)
+    # The kernel now makes namespaces; there is a second processor for the rest.
+    if networked:
+        wiring = networds.Meanwhile(vps)
+        undo.callback(wiring.close)
+        wiring.load()
+    if manner.remount or not rootfs.is_mounted(vps.root):
+        undo.callback(umount_root, vps, vps.root, report, hooks=False)
+        not_applied = mount_root(vps, report, hooks, manner.fsck) + not_applied
+    else:
+        not_applied = quota_on(vps, report) + not_applied
+    if hooks:
+        _step("prestart-script", report)
+        scripts.run_prestart(node.paths, ctid)
+    for event in told:
+        report(event)
+    not_applied += unserved_of(vps.config)
+
+    _step("list", report)
     device = _second_level(vps, keeper, not_applied)
     level = vps.config.own("NETFILTER") or ""
     if (table := level if level in ("stateless", "stateful") else "") and not keeper.by_daemon:
         not_applied.append("netfilter")  # nobody holds the table
-    kind, birth, fds = prepare(
-        vps, cgroup, talk, keeper.by_daemon, manner.setup, device, table if keeper.by_daemon else ""
-    )
-    talk.ours.program = program = child.program(birth)
-    keeper.launch(program, fds, talk.ours.fileno(), meanwhile)
-    talk.handed_over()
-    pid = talk.ours.born()
+        table = ""
+    newborn = Newborn(keeper.by_daemon, shm_size, ptys, device, table)
+    kind, birth, fds = newborn.look(vps, cgroup, talk)
+    child.live(later, birth, vps.hostname.encode(), vps.uuid.encode())
+
+    _step("maps", report)
+    pid = keeper.born()
     if not keeper.by_daemon:
         undo.callback(enter.reap, pid)
-    _step("maps", report)
     ns.write_maps(pid, vps.ids.map_text())
     # While it waits: once it goes on it may fail, and its start time go with it.
     facts = facts_of(vps, pid, cgroup, kind, keeper.by_daemon, bool(device))
-    talk.ours.send(MAPPED)
+    talk.ours.send(MAPPED, fds)
+    if manner.setup and any(map(vps.config.value, ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN"))):
+        from vzpy.story import guest
+
+        guest.before_birth(fds[0], vps.config, vps.ids)
+    talk.handed_over()
     _step("facts", report)
     state.write_facts(node.paths, facts)
     keeper.launched()
@@ -252,84 +261,21 @@ class stopped_but_entered:
 
     def __init__(self, vps: VPS) -> None:
         self.vps = vps
-        self.undo, self.talk = Undo(), Conversation(silent)
+        self.undo, self.talk, self.keeper = Undo(), Conversation(silent), parent.Caller()
 
     def __enter__(self) -> Facts:
-        keeper, manner = parent.Caller(), Manner(bare=True)
+        manner = Manner(bare=True)
         try:
             with _Told(silent):
-                return prepared(self.vps, silent, self.undo, self.talk, keeper, manner)[0]
+                return prepared(self.vps, silent, self.undo, self.talk, self.keeper, manner)[0]
         except BaseException:
             self.__exit__()
             raise
 
     def __exit__(self, *_: object) -> None:
+        self.keeper.__exit__()
         self.talk.__exit__()
         self.undo.__exit__()
-
-
-def prepare(
-    vps: VPS, cgroup: str, talk: Conversation, pty: bool, setup: bool, quota_device: str = "",
-    table: str = "",
-) -> tuple[str, child.Birth, list[int]]:
-    """All that the child needs: the kind of its init, what it has to know, and its descriptors."""
-    tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
-    talk.hand_over(tree, *(fd for _, fd in below))
-    nodes = devices.nodes(vps.config, cgroup)
-    if nodes or quota_device:
-        made = talk.hand_over(devices.make_nodes(nodes, vps.ids))
-        below.append((devices.NODES, made))
-        if quota_device:
-            devices.make_inert(made, quota_device, os.fstat(tree).st_dev)
-            nodes = (*nodes, quota_device)
-    rlimits, seen = limits.born_with(vps, talk.hand_over, below)
-    if vps.layout == "image":
-        from vzpy.story import imageroot
-
-        imageroot.show_as(tree, vps.ids)
-    kind = inits.kind_in_tree(tree)
-    if setup and any(vps.config.value(key) for key in ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN")):
-        from vzpy.story import guest
-
-        guest.before_birth(tree, vps.config, vps.ids)
-    uuid = vps.uuid
-    container = "lxc" if inits.uses_openrc(tree) else inits.INITS[kind].container
-    env = {
-        "HOME": "/",
-        "TERM": "linux",
-        "container": container,
-        "container_uuid": uuid,
-    }
-    notify = talk.wait and kind == "systemd"
-    if notify:
-        env["NOTIFY_SOCKET"] = child.NOTIFY_SOCKET.decode()
-    birth = child.Birth(
-        ids=vps.ids,
-        hostname=vps.hostname.encode(),
-        init=tuple(path.encode() for path in inits.INIT_PATHS),
-        argv=(b"init", *inits.INITS[kind].argv),
-        env=tuple((k.encode(), v.encode()) for k, v in env.items()),
-        capabilities=capabilities.bounding(vps.config.value("CAPABILITY") or {}),
-        filters=syscalls.programs(vps.node.paths.state, vps.config.own("NETFILTER") or ""),
-        seen=Seen(container, uuid, **seen),
-        below=tuple(path for path, _ in below),
-        pty=pty,
-        nodes=nodes,
-        nodes_at=devices.NODES,
-        rlimits=rlimits,
-        table=_transaction(table) if table else b"",
-        notify=notify,
-        handover=syscalls.quota_handover() if quota_device else b"",
-    )
-    ve = os.open(f"{cgroup}/ve", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fds = [talk.theirs.fileno(), talk.hand_over(ve), tree, *(fd for _, fd in below)]
-    return kind, birth, fds
-
-
-def _transaction(level: str) -> bytes:
-    from vzpy import netfilter
-
-    return netfilter.transaction(level)
 
 
 def facts_of(
