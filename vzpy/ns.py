@@ -8,7 +8,6 @@ import sys
 
 from vzpy.errors import VzError
 from vzpy.kernel import process as p
-from vzpy.kernel.proc import slurp
 
 # The time namespace is made later: clone3 would enter it at once, and its offsets can only be
 # written while nobody is in it (EACCES).
@@ -23,7 +22,6 @@ SEVEN = (
 )
 EIGHT = SEVEN | p.CLONE_NEWTIME
 
-_INFINITY = p.RLIM_INFINITY
 MEMLOCK, SIGPENDING, DATA = p.RLIMIT_MEMLOCK, p.RLIMIT_SIGPENDING, p.RLIMIT_DATA
 
 
@@ -31,11 +29,8 @@ def bounds_of(pid: int) -> tuple[tuple[int, int], ...]:
     """The rlimits of a VPS's init that may be a VPS's own, for what is executed beside it.
 
     Read from /proc, since prlimit(2) asks for CAP_SYS_RESOURCE. Raises OSError."""
-    text = slurp(f"/proc/{pid}/limits").decode()
-    names = {"Max data": DATA, "Max lock": MEMLOCK, "Max pend": SIGPENDING}
-    rows = (line for line in text.split("\n") if line[:8] in names)
-    hard = ((names[row[:8]], row[26:].split()[1]) for row in rows)
-    return tuple((which, _INFINITY if x == "unlimited" else int(x)) for which, x in hard)
+    limits = p.limits(pid)
+    return tuple((which, limits[which][1]) for which in (DATA, MEMLOCK, SIGPENDING))
 
 
 def write_maps(pid: int, text: bytes) -> None:

@@ -19,7 +19,7 @@ _O_PLAIN = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 _MSG_NOSIGNAL, _MSG_CMSG_CLOEXEC, _SOL_SOCKET, _SCM_RIGHTS = 0x4000, 0x40000000, 1, 1
 _CONTROL = 16 + 4 * 254  # bytes of SCM_MAX_FD descriptors beside a message
 _F_SETFD, _FD_CLOEXEC = 2, 1
-_IGNORED_BY_SPAWN = (32, 33)  # see program.start()
+_IGNORED_BY_SPAWN = (32, 33)  # see elf.start()
 _SIG_DFL = bytes(32)  # struct sigaction of the kernel
 _SIG_SETMASK, _SIGSET_SIZE = 2, 8
 _JOIN_SESSION_KEYRING = 1
@@ -181,8 +181,9 @@ def switch_on(calls: Calls, rlimits: tuple[tuple[int, int], ...]) -> None:
     full, rest = divmod(os.cpu_count() or 1, 64)
     cpus = calls.words(*[_LAST_CPU_WORD] * full, (1 << rest) - 1)
     calls.call("sched_setaffinity", 0, 8 * (full + 1), cpus)
-    for number, limit in enumerate((*_RLIMITS, *((which, x, x) for which, x in rlimits))):
-        _limit(calls, f"limit {number}", *limit)
+    own = hard_limits()
+    for number, (which, soft, hard) in enumerate((*_RLIMITS, *((w, x, x) for w, x in rlimits))):
+        _limit(calls, f"limit {number}", which, soft, hard, own[which])
     calls.may_fail("sched_setscheduler", 0, os.SCHED_OTHER, calls.words(0))
     calls.may_fail("setpriority", os.PRIO_PROCESS, 0, 0)
     score = b"/proc/self/oom_score_adj"
@@ -192,17 +193,16 @@ def switch_on(calls: Calls, rlimits: tuple[tuple[int, int], ...]) -> None:
 
 
 def hard_limits() -> tuple[int, ...]:
-    """What switch_on() goes by."""
-    return tuple(p.prlimit(0, limit[0])[1] for limit in _RLIMITS)
+    """Ours, by number: what switch_on() goes by."""
+    return tuple(hard for _, hard in p.limits())
 
 
-def _limit(calls: Calls, done: str, which: int, soft: int, hard: int) -> None:
-    """As near to it as a hard limit allows that we have no right to raise. That is ours: where
-    vzeventd, who runs the list, has a lower one the limit stays as it is."""
-    now = p.prlimit(0, which)[1]
-    at_most = soft if 0 <= soft <= now or now == _INFINITY else now
+def _limit(calls: Calls, done: str, which: int, soft: int, hard: int, own: int) -> None:
+    """As near to it as our own hard limit allows, if we have no right to raise it. Where vzeventd,
+    who runs the list, has a lower one the limit stays as it is."""
+    at_most = soft if 0 <= soft <= own or own == _INFINITY else own
     calls.call("prlimit64", 0, which, calls.words(soft, hard), 0, zero=done, error="")
-    calls.may_fail("prlimit64", 0, which, calls.words(at_most, now), 0)
+    calls.may_fail("prlimit64", 0, which, calls.words(at_most, own), 0)
     calls.label(done)
 
 

@@ -185,7 +185,7 @@ def test_suspend_in_place(vps, vzctl):
         path = Path(vps.running().cgroup, "cgroup.events").read_text()
         return "frozen 1" in path
 
-    assert ticks()
+    tools.wait_for(ticks, 2)
     # A frozen one can still be stopped.
     assert vzctl("stop", 101).code == 0
     vps.start()

@@ -24,10 +24,10 @@ def test_limits_are_the_kernels(name):
             soft, hard = resource.prlimit(child.pid, number)
             lower = hard if hard < 1 else hard - 1
             resource.prlimit(child.pid, number, (lower, hard))
-            assert process.prlimit(child.pid, number) == (lower, hard)
+            assert process.limits(child.pid)[number] == (lower, hard)
         finally:
             child.kill()
-    assert process.prlimit(0, number) == resource.getrlimit(number)
+    assert process.limits()[number] == resource.getrlimit(number)
 
 
 def test_a_pidfd_is_sent_a_signal():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import resource
@@ -15,7 +16,7 @@ import pytest
 
 from vzpy import tasks
 from vzpy.kernel import program
-from vzpy.kernel.program import Program
+from vzpy.kernel.program import Blank, Number, Program
 
 ROOT = Path(__file__).parents[2]
 AT_FDCWD = -100
@@ -130,7 +131,8 @@ def test_whatever_the_numbers_are():
     places."""
     script = """if True:
         import os
-        from vzpy.kernel.program import Program, start
+        from vzpy.kernel.elf import start
+        from vzpy.kernel.program import Program
         calls = Program(3)
         calls.call("fcntl", 4, 1, 0, error="missing")
         calls.call("fcntl", 5, 1, 0, error="missing")
@@ -149,7 +151,7 @@ def test_whatever_the_numbers_are():
 def test_limits_of_somebody_who_may_less(ends, monkeypatch):
     """The list is made where hard limits are higher than where it is run."""
     _, theirs = ends
-    monkeypatch.setattr(tasks.p, "prlimit", lambda *_: (1 << 40, 1 << 40))
+    monkeypatch.setattr(tasks.p, "limits", lambda *_: [(1 << 40, 1 << 40)] * 16)
     calls = Program(TELL)
     tasks.switch_on(calls, ((resource.RLIMIT_MEMLOCK, 1 << 41),))
     calls.call("exit_group", 0)
@@ -167,6 +169,48 @@ def test_words_and_strings(ends):
     os.close(write)
     assert os.read(read, 99) == b"found\n"
     os.close(read)
+
+
+def test_a_second_list_is_written_while_the_first_one_waits(ends):
+    ours, theirs = ends
+    calls = Program(TELL)
+    tasks.wait_for_more(calls, GIVEN, GIVEN + 1)
+    later = calls.second()
+    pid = calls.start([theirs.fileno(), later.memory])
+    theirs.close()
+    later.step = "later"
+    later.call("fcntl", GIVEN + 1, 1, 0)  # F_GETFD: what comes with the word
+    later.call("write", TELL, Blank("who", 3, b"I am ", b"."), 9)
+    later.call("chdir", b"/nonexistent", about=b"/nonexistent")
+    later.write({"who": b"two"})
+    assert later.memory == -1
+    socket.send_fds(ours, [b"go on"], [0])
+    assert ours.recv(99) == b"I am two."
+    assert calls.failure(ours.recv(99)) == (errno.ENOENT, "later", b"/nonexistent")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
+def test_a_second_list_that_never_comes(ends):
+    ours, theirs = ends
+    calls = Program(TELL)
+    tasks.wait_for_more(calls, GIVEN, GIVEN + 1)
+    pid = calls.start([theirs.fileno(), calls.second().memory])
+    calls.close()
+    theirs.close()
+    ours.close()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
+def test_a_list_is_made_once_and_filled_in_twice(ends):
+    ours, theirs = ends
+    first, second = Program(TELL), Program(TELL)
+    first.call("write", TELL, Blank("who", 3), Number("length"))
+    first.call("exit_group", 0)
+    second.take(first)
+    for calls, who, length in ((first, b"one", 3), (second, b"two", 2)):
+        pid = calls.start([theirs.fileno()], {"who": who, "length": program.word(length)})
+        assert os.waitpid(pid, 0)[1] == 0
+        assert ours.recv(9) == who[:length]
 
 
 def test_nothing_in_it_can_be_written_and_executed(ends):

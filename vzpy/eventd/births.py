@@ -15,7 +15,7 @@ import time
 from vzpy import state
 from vzpy.eventd import wire, worker
 from vzpy.eventd.workers import End, Init, Workers
-from vzpy.kernel import proc, program, watch
+from vzpy.kernel import elf, proc, watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Births:
         ours; the tool and it talk over the tool's socket."""
         if len(fds) < 2:
             raise ValueError("launch: a program and its descriptors are asked for")
-        self.errands.add(program.start(fds[0], fds[1:]))
+        self.errands.add(elf.start(fds[0], fds[1:]))
         return {}
 
     def claim(self, ctid: int) -> None:

@@ -125,15 +125,15 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
     return result
 
 
-def prlimit(pid: int, which: int) -> tuple[int, int]:
-    """Soft and hard limit of a process (0: our own), as /proc tells them: in the order of their
-    numbers, below a line of headers."""
-    row = slurp(f"/proc/{pid or 'self'}/limits").split(b"\n")[1 + which]
-    soft, hard = row[26:].split()[:2]
-    return (
-        RLIM_INFINITY if soft == b"unlimited" else int(soft),
-        RLIM_INFINITY if hard == b"unlimited" else int(hard),
-    )
+def limits(pid: int = 0) -> list[tuple[int, int]]:
+    """Soft and hard limits of a process (0: our own), by their numbers, as /proc tells them."""
+    rows = slurp(f"/proc/{pid or 'self'}/limits").decode().split("\n")[1:-1]
+    pairs = (row[26:].split()[:2] for row in rows)
+    return [(_limit(soft), _limit(hard)) for soft, hard in pairs]
+
+
+def _limit(text: str) -> int:
+    return RLIM_INFINITY if text == "unlimited" else int(text)
 
 
 def pidfd_send_signal(pidfd: int, sig: int) -> None:
