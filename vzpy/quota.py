@@ -15,7 +15,7 @@ import time
 from vzpy import qgroup
 from vzpy.kernel import quotactl as q
 from vzpy.kernel.proc import mount_of
-from vzpy.quotafile import Row, Ugid
+from vzpy.quotafile import Row, Ugid, range_of
 from vzpy.record import replace
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vzpy.model import IdRange
+    from vzpy.quotafile import QuotaFile
 
 KINDS = (q.USRQUOTA, q.GRPQUOTA)
 _JUST = 5  # seconds
@@ -157,6 +158,15 @@ def shorten(fd: int, kind: int, qid: int, graces: tuple[int, int], just: bool = 
     if valid:
         q.setquota(fd, kind, qid, new, valid)
     return bool(valid)
+
+
+def shorten_all(fd: int, found: QuotaFile) -> None:
+    """The same of a quota and, where they are limited, its users and groups."""
+    shorten(fd, q.PRJQUOTA, found.project, (found.space.grace, found.inodes.grace))
+    if found.ugid_active:
+        ids = range_of(found)
+        for ugid in ugids(fd, ids):
+            shorten(fd, ugid.kind, ids.base + ugid.number, found.graces_of(ugid.kind))
 
 
 def unlimit(fd: int, project: int) -> None:

@@ -240,6 +240,7 @@ class Quota:
             save(self.file, replace(had, on=False, boot="", ugid_active=False))
             return
         try:
+            quota.shorten_all(fd, had)  # who tells of a soft limit may not have come to it
             found = self._counted(had, had.path)
             if had.ugid_active:
                 found = replace(found, ugids=tuple(quota.ugids(fd, range_of(had))))

@@ -110,6 +110,7 @@ def small(request, node):
     vps = node.create(
         101, layout=request.param, diskspace="20M:24M", diskinodes="1000:1100", quotatime=100
     )
+    tools.plant(vps, "/sbin/init", tools.IDLE, 0o755)  # nothing is written but by the tests
     vps.start()
     return vps
 

@@ -124,15 +124,17 @@ def sh(vps, line: str, **kw) -> str:
 def plant(vps, path: str, content: str | bytes = "", mode: int = 0o644, link: str = "") -> Path:
     """Put a file (or a symbolic link) into a stopped VPS, before its init can know; its owner is
     the VPS's root."""
-    at = Path(vps.private, "upper", path.lstrip("/"))
+    top = Path(vps.private, "upper") if vps.layout == "overlay" else Path(vps.private)
+    at = Path(top, path.lstrip("/"))
     at.parent.mkdir(parents=True, exist_ok=True)
+    at.unlink(missing_ok=True)  # not what a link in its place leads to
     if link:
         at.symlink_to(link)
     else:
         at.write_bytes(content.encode() if isinstance(content, str) else content)
         at.chmod(mode)
     for made in (at, *at.parents):
-        if made == Path(vps.private, "upper"):
+        if made == top:
             return at
         os.lchown(made, vps.ids.base, vps.ids.base)
     raise AssertionError(path)

@@ -14,7 +14,7 @@ from vzpy import quota, state
 from vzpy.errors import VzError
 from vzpy.kernel import quotactl, quotanetlink
 from vzpy.projects import Registry
-from vzpy.quotafile import is_on, load, range_of
+from vzpy.quotafile import is_on, load
 from vzpy.quotaid import Quota
 from vzpy.story.disk import numbers
 
@@ -52,20 +52,13 @@ class QuotaGrace:
             found = self._load(number)
             if found and is_on(found):
                 try:
-                    self._quota(number).shorten(found)
-                    if found.ugid_active:
-                        self._shorten_ugids(found)
-                except (VzError, OSError):
+                    fd = quota.open_tree(found.path)
+                    try:
+                        quota.shorten_all(fd, found)
+                    finally:
+                        os.close(fd)
+                except OSError:
                     pass  # its tree is gone
-
-    def _shorten_ugids(self, found: QuotaFile) -> None:
-        ids = range_of(found)
-        fd = quota.open_tree(found.path)
-        try:
-            for ugid in quota.ugids(fd, ids):
-                quota.shorten(fd, ugid.kind, ids.base + ugid.number, found.graces_of(ugid.kind))
-        finally:
-            os.close(fd)
 
     def _again(self) -> None:
         self.start()
