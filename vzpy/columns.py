@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 
 from vzpy.listing import MOUNTED, RUNNING, STOPPED, SUSPENDED
-from vzpy.params import PARAMS, Column
+from vzpy.params import PARAMS
+from vzpy.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,18 @@ if TYPE_CHECKING:
 _STATUS_ORDER = (RUNNING, STOPPED, MOUNTED, SUSPENDED)
 
 
+@record
+class Column:
+    """How a column looks (vzlist.md 3): header, printf format of the value, kind of its JSON."""
+
+    field: str
+    header: str
+    format: str
+    json: str  # string, number, list, bool, onoff (object name -> bool), ubc, disk
+
+
 class Field:
-    """One column: how it looks (params.Column), its value of a row, and what rows sort by.
+    """One column: how it looks, its value of a row, and what rows sort by.
 
     A value is None where there is none; a list, a dict name -> bool (onoff), or a plain value."""
 
@@ -63,7 +74,28 @@ ORDER = (
 # fmt: on
 EXTRA = ("configured_ip", "cpumask", "nodemask")
 _SUFFIXES = {"ubc": "mblf", "disk": "sh"}
-_COLUMNS = {param.column.field: (param.key, param.column) for param in PARAMS if param.column}
+_PARAMS = {param.column.partition(" ")[0]: param for param in PARAMS if param.column}
+_NO_PARAMS = {
+    "ctid": "ctid CTID %10d number",
+    "veid": "veid CTID %10d number",
+    "vpsid": "vpsid CTID %10d number",
+    "smart_name": "smart_name SMARTNAME %10s string",
+    "status": "status STATUS %-9s status",
+    "laverage": "laverage LAVERAGE %14s laverage",
+    "uptime": "uptime UPTIME %15s uptime",
+    "vswap": "vswap VSWAP %5s bool",
+    "configured_ip": "configured_ip CFG_IP_ADDR %-15s list",
+    "cpumask": "cpumask CPUMASK %16s string",
+    "nodemask": "nodemask NODEMASK %16s string",
+}
+
+
+def _ctid(row: Row) -> int:
+    return row.ctid
+
+
+def _unsorted(row: Row) -> int:
+    return 0
 
 
 def _plain(key: str) -> Callable[[Row], Any]:
@@ -75,69 +107,57 @@ def _not_zero(key: str) -> Callable[[Row], Any]:
     return lambda row: row.config.value(key) or None
 
 
-def _own_fields() -> dict[str, Field]:
-    """Columns that are no parameter, or whose value is more than the parameter's."""
-
-    def column(field: str) -> Column:
-        return _COLUMNS[field][1]
-
-    ctid: Callable[[Row], int] = lambda row: row.ctid  # noqa: E731
-    nothing: Callable[[Row], int] = lambda row: 0  # noqa: E731
-    fields = [
-        *(Field(Column(f, "CTID", "%10d", "number"), ctid) for f in ("ctid", "veid", "vpsid")),
-        Field(
-            Column("smart_name", "SMARTNAME", "%10s", "string"),
-            lambda row: row.name or row.ctid,
-            lambda row: _sortable(row.name or ""),
-        ),
-        Field(
-            Column("status", "STATUS", "%-9s", "status"),
-            lambda row: row.status,
-            lambda row: (_STATUS_ORDER.index(row.status), row.ctid),
-        ),
-        Field(Column("laverage", "LAVERAGE", "%14s", "laverage"), lambda row: row.loads, nothing),
-        Field(
-            Column("uptime", "UPTIME", "%15s", "uptime"),
-            lambda row: row.uptime,
-            lambda row: -(row.uptime or 0),
-        ),
-        Field(Column("vswap", "VSWAP", "%5s", "bool"), lambda row: row.is_vswap, nothing),
-        Field(column("name"), lambda row: row.name),
-        Field(column("ip"), lambda row: row.addresses),
-        Field(column("layout"), lambda row: row.layout or "???"),
-        Field(column("private"), lambda row: row.config.raw("VE_PRIVATE")),
-        Field(column("root"), lambda row: row.config.raw("VE_ROOT")),
-        Field(column("cpuunits"), lambda row: row.cpuunits),
-        *(Field(column(f), _not_zero(_COLUMNS[f][0])) for f in ("cpus", "iolimit", "iopslimit")),
-        Field(column("vm_overcommit"), _not_zero("VM_OVERCOMMIT"), nothing),
-        Field(column("disabled"), lambda row: bool(row.config.value("DISABLED")), nothing),
-        Field(
-            column("bootorder"),
-            _plain("BOOTORDER"),
-            lambda row: (-1 if (b := row.config.value("BOOTORDER")) is None else b, -row.ctid),
-        ),
-        Field(Column("configured_ip", "CFG_IP_ADDR", "%-15s", "list"), _plain("IP_ADDRESS")),
-        Field(Column("cpumask", "CPUMASK", "%16s", "string"), _plain("CPUMASK")),
-        Field(Column("nodemask", "NODEMASK", "%16s", "string"), _plain("NODEMASK")),
-    ]
-    unsorted = ("onboot", "features", "netfilter", "capability")
-    fields += [Field(column(f), _plain(_COLUMNS[f][0]), nothing) for f in unsorted]
-    return {field.name: field for field in fields}
+# Columns that are no parameter, or whose value or order is not simply the parameter's: value of a
+# row, and what rows are sorted by.
+_OWN: dict[str, tuple[Callable[[Row], Any], Callable[[Row], Any] | None]] = {
+    "ctid": (_ctid, None),
+    "veid": (_ctid, None),
+    "vpsid": (_ctid, None),
+    "smart_name": (lambda row: row.name or row.ctid, lambda row: _sortable(row.name or "")),
+    "status": (
+        lambda row: row.status,
+        lambda row: (_STATUS_ORDER.index(row.status), row.ctid),
+    ),
+    "laverage": (lambda row: row.loads, _unsorted),
+    "uptime": (lambda row: row.uptime, lambda row: -(row.uptime or 0)),
+    "vswap": (lambda row: row.is_vswap, _unsorted),
+    "name": (lambda row: row.name, None),
+    "ip": (lambda row: row.addresses, None),
+    "layout": (lambda row: row.layout or "???", None),
+    "private": (lambda row: row.config.raw("VE_PRIVATE"), None),
+    "root": (lambda row: row.config.raw("VE_ROOT"), None),
+    "cpuunits": (lambda row: row.cpuunits, None),
+    "cpus": (_not_zero("CPUS"), None),
+    "iolimit": (_not_zero("IOLIMIT"), None),
+    "iopslimit": (_not_zero("IOPSLIMIT"), None),
+    "vm_overcommit": (_not_zero("VM_OVERCOMMIT"), _unsorted),
+    "disabled": (lambda row: bool(row.config.value("DISABLED")), _unsorted),
+    "bootorder": (
+        _plain("BOOTORDER"),
+        lambda row: (-1 if (b := row.config.value("BOOTORDER")) is None else b, -row.ctid),
+    ),
+    "configured_ip": (_plain("IP_ADDRESS"), None),
+    "cpumask": (_plain("CPUMASK"), None),
+    "nodemask": (_plain("NODEMASK"), None),
+    "onboot": (_plain("ONBOOT"), _unsorted),
+    "features": (_plain("FEATURES"), _unsorted),
+    "netfilter": (_plain("NETFILTER"), _unsorted),
+    "capability": (_plain("CAPABILITY"), _unsorted),
+}
 
 
-_own: dict[str, Field] = {}
+def _column(name: str) -> Column:
+    return Column(*(_NO_PARAMS.get(name) or _PARAMS[name].column).split())
 
 
 def field_of(name: str) -> Field | None:
     """The field of a name, a suffix included (kmemsize.b); None when there is none."""
-    if not _own:
-        _own.update(_own_fields())
-    if name in _own:
-        return _own[name]
+    if name in _OWN:
+        return Field(_column(name), *_OWN[name])
     base, dot, suffix = name.partition(".")
-    if base not in _COLUMNS:
+    if base not in _PARAMS:
         return None
-    key, column = _COLUMNS[base]
+    key, column = _PARAMS[base].key, _column(base)
     if column.json not in _SUFFIXES:
         return None if dot else Field(column, _plain(key))
     if dot and (len(suffix) != 1 or suffix not in _SUFFIXES[column.json]):
@@ -171,6 +191,6 @@ def all_names() -> list[str]:
     """Every field, in the order of -L."""
     found = []
     for name in (*ORDER, *EXTRA):
-        suffixes = _SUFFIXES.get(_COLUMNS[name][1].json, "") if name in _COLUMNS else ""
+        suffixes = _SUFFIXES.get(_column(name).json, "") if name in _PARAMS else ""
         found += [name, *(f"{name}.{suffix}" for suffix in suffixes)]
     return found

@@ -1,7 +1,8 @@
 """vz.conf and N.conf: reading, layering, saving (config-files.md 2).
 
-A file is split into lines once; a value is interpreted when it is asked for, so that vzlist reads
-400 files in a few hundredths of a second. What is wrong in a file is a warning, never an error."""
+A file is split into lines when a key is asked for that may be in it; a value is interpreted when
+it is asked for, so that vzlist reads 400 files in a few hundredths of a second. What is wrong in a
+file is a warning, never an error."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SUBSTITUTED = ("VE_ROOT", "VE_PRIVATE")
+_RENAMED = tuple(ALIASES.values())
 _MAX_SIZE = 1 << 20  # a configuration is a few KiB; somebody's core dump is not one
 
 
@@ -25,9 +27,31 @@ class Layer:
 
     def __init__(self, path: str, content: str = "") -> None:
         self.path = path
-        self.entries: dict[str, tuple[str, int]] = {}
-        self.warnings: list[str] = []
-        for number, line in enumerate(content.split("\n"), 1):
+        self._content = content
+        self._is_split = False
+        self._entries: dict[str, tuple[str, int]] = {}
+        self._warnings: list[str] = []
+
+    @property
+    def entries(self) -> dict[str, tuple[str, int]]:
+        self._split()
+        return self._entries
+
+    @property
+    def warnings(self) -> list[str]:
+        self._split()
+        return self._warnings
+
+    def get(self, key: str) -> tuple[str, int] | None:
+        """(text, line number) of a key."""
+        is_absent = key not in self._content and key not in _RENAMED
+        return None if is_absent else self.entries.get(key)
+
+    def _split(self) -> None:
+        if self._is_split:
+            return
+        self._is_split = True
+        for number, line in enumerate(self._content.split("\n"), 1):
             line = line.lstrip()
             if not line or line[0] == "#":
                 continue
@@ -46,23 +70,23 @@ class Layer:
             if "\\" in text:
                 text = _unescape(text)
             key = ALIASES.get(key, key)
-            if key in self.entries:
+            if key in self._entries:
                 self._again(key, text, number)
             else:
-                self.entries[key] = (text, number)
+                self._entries[key] = (text, number)
 
     def _unreadable(self, number: int, why: str) -> None:
-        self.warnings.append(f"Warning: can't parse {self.path}:{number} ({why}), skipping")
+        self._warnings.append(f"Warning: can't parse {self.path}:{number} ({why}), skipping")
 
     def _again(self, key: str, text: str, number: int) -> None:
         repeat = _repeat(key)
         if repeat == "last":
-            self.entries[key] = (text, number)
+            self._entries[key] = (text, number)
         elif repeat == "list":
-            before, first = self.entries[key]
-            self.entries[key] = (f"{before} {text}", first)
+            before, first = self._entries[key]
+            self._entries[key] = (f"{before} {text}", first)
         else:
-            self.warnings.append(
+            self._warnings.append(
                 f'Warning at {self.path}:{number}: duplicate for {key} ("{text}"), ignored'
             )
 
@@ -80,8 +104,12 @@ class Config:
         self._layers = layers
         self._overrides: dict[str, str] = {}
         self._values: dict[str, Any] = {}
-        self.warnings = [warning for layer in layers for warning in layer.warnings]
+        self._wrong: list[str] = []  # with values
         self.notes: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        return [warning for layer in self._layers for warning in layer.warnings] + self._wrong
 
     def vps(self, ctid: int, path: str, overrides: Mapping[str, str] | None = None) -> Config:
         """The configuration of one VPS over this global one; `exists` says if N.conf does."""
@@ -103,7 +131,7 @@ class Config:
 
     def own(self, key: str) -> str | None:
         """The text in N.conf itself."""
-        entry = self._layers[-1].entries.get(key)
+        entry = self._layers[-1].get(key)
         return entry[0] if entry and len(self._layers) > 1 else None
 
     def value(self, key: str) -> Any:
@@ -136,7 +164,7 @@ class Config:
                 "Please set it in the configuration of each container instead"
             )
         if len(self._layers) > 1 and "LOCAL_UID" in self._layers[0].entries:
-            self.warnings.append(
+            self._wrong.append(
                 f"Warning: LOCAL_UID in {path} is ignored: every container has a range of its own"
             )
 
@@ -154,12 +182,11 @@ class Config:
         if key in self._overrides:
             yield self._overrides[key], "", 0
         for layer in reversed(self._layers):
-            if key in layer.entries:
+            if entry := layer.get(key):
                 param = BY_KEY.get(key)
                 if layer is not self._layers[-1] and param and param.scope == LOCAL:
                     continue
-                text, number = layer.entries[key]
-                yield text, layer.path, number
+                yield entry[0], layer.path, entry[1]
 
     def _value(self, key: str) -> Any:
         param = BY_KEY[key]
@@ -182,8 +209,8 @@ class Config:
                     self.notes.append(err.detail)
                 else:
                     if err.detail:
-                        self.warnings.append(err.detail)
-                    self.warnings.append(
+                        self._wrong.append(err.detail)
+                    self._wrong.append(
                         f'Warning at {path}:{number}: {what} for {key} ("{text}"), {done}'
                     )
                 if err.rest is not None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 
 from vzpy import config, names, netnotes, state
-from vzpy.amounts import UNLIMITED
 from vzpy.kernel import proc
-from vzpy.model import CTID_MAX, layout_name
+from vzpy.model import CTID_MAX, UNLIMITED, layout_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 
+from vzpy.kernel.proc import slurp
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,10 +24,10 @@ NAME = "net"
 def read(directory: str) -> list[tuple[str, ...]]:
     """The notes of a VPS by its directory in RUN; none when it has none."""
     try:
-        with open(f"{directory}/{NAME}", encoding="utf-8", errors="surrogateescape") as file:
-            return [tuple(line.split()) for line in file]
+        text = slurp(f"{directory}/{NAME}").decode(errors="surrogateescape")
     except OSError:
         return []
+    return [tuple(line.split()) for line in text.split("\n") if line]
 
 
 def write(directory: str, notes: Iterable[tuple[str, ...]]) -> None:

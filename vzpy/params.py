@@ -32,16 +32,6 @@ GLOBAL, LOCAL, BOTH = "global", "local", "both"
 
 
 @record
-class Column:
-    """A column of vzlist (vzlist.md 3): header, printf format of the value, kind of its JSON."""
-
-    field: str
-    header: str
-    format: str
-    json: str  # string, number, list, bool, onoff (object name -> bool), ubc, disk
-
-
-@record
 class Option:
     """One option of a command line; kind "" is a flag without a value."""
 
@@ -60,7 +50,8 @@ class Param:
 
     kind names a value class of vzpy.values; `cli` another one for the command line when the same
     text means something else there (a bare iolimit is MB/s in an option, bytes/s in a file).
-    restart completes `Unable to ... on a running container`: a change needs a restart."""
+    restart completes `Unable to ... on a running container`: a change needs a restart.
+    column is that of vzlist (columns.Column): its four words."""
 
     key: str
     kind: str
@@ -73,16 +64,14 @@ class Param:
     req_save: int = 0
     scope: str = BOTH
     short: str = ""
-    column: Column | None = None
+    column: str = ""
 
 
 def _ubc(key: str, kind: str, header: str, help: str, short: str = "") -> Param:
     field = key.lower()
-    column = Column(field, header, "%10d", "ubc")
+    column = f"{field} {header} %10d ubc"
     return Param(key, kind, UBC, field, help, short=short, column=column)
 
-
-_STRING = "%-32s"
 
 PARAMS: tuple[Param, ...] = (
     # user beancounters
@@ -114,62 +103,61 @@ PARAMS: tuple[Param, ...] = (
     Param("NETFILTER", "netfilter", FILTER, "netfilter",
           "netfilter inside: none, without connection tracking, without NAT, all of it",
           "stateless", restart="set iptables/netfilter", scope=LOCAL,
-          column=Column("netfilter", "NETFILTER", "%-9s", "string")),
+          column="netfilter NETFILTER %-9s string"),
     Param("CAPABILITY", "capability", CAPS, "capability", "capabilities given or taken",
           restart="set capability",
-          column=Column("capability", "CAPABILITY", "%-15s", "onoff")),
-    Param("IP_ADDRESS", "addresses", NET, column=Column("ip", "IP_ADDR", "%-15s", "list")),
+          column="capability CAPABILITY %-15s onoff"),
+    Param("IP_ADDRESS", "addresses", NET, column="ip IP_ADDR %-15s list"),
     Param("NETDEV", "netdevs", NETDEV),
     Param("HOSTNAME", "text", GUEST, "hostname", "host name", cli="hostname",
-          column=Column("hostname", "HOSTNAME", _STRING, "string")),
+          column="hostname HOSTNAME %-32s string"),
     Param("DESCRIPTION", "text", CORE, "description", "free text",
-          column=Column("description", "DESCRIPTION", _STRING, "string")),
+          column="description DESCRIPTION %-32s string"),
     Param("NAMESERVER", "words", GUEST, "nameserver", "DNS server, or inherit (repeatable)",
-          cli="nameserver", column=Column("nameserver", "NAMESERVER", "%-15s", "list")),
+          cli="nameserver", column="nameserver NAMESERVER %-15s list"),
     Param("SEARCHDOMAIN", "words", GUEST, "searchdomain", "DNS search domain (repeatable)",
-          column=Column("searchdomain", "SEARCHDOMAIN", "%-15s", "list")),
+          column="searchdomain SEARCHDOMAIN %-15s list"),
     Param("IPV6", "yesno"),
     Param("DEVICES", "devices", DEV, "devices", "device numbers the VPS may use"),
     Param("DEVNODES", "devnodes", DEV, "devnodes", "devices of the node the VPS may use",
           cli="devnodes-here"),
     Param("PCI", "pci", PCI),
     Param("VE_ROOT", "path", FS, "root", "mount point, $VEID allowed",
-          column=Column("root", "ROOT", _STRING, "string")),
+          column="root ROOT %-32s string"),
     Param("VE_PRIVATE", "path", FS, "private", "private area, $VEID allowed",
-          column=Column("private", "PRIVATE", _STRING, "string")),
+          column="private PRIVATE %-32s string"),
     Param("TEMPLATE", "path"),
     Param("MOUNT_OPTS", "text", DISK, "mount_opts", "mount options of the root",
           restart="change mount options",
-          column=Column("mount_opts", "MOUNT_OPTS", "%-16s", "string")),
-    Param("VE_LAYOUT", "layout", column=Column("layout", "LAYOUT", "%-7s", "string")),
+          column="mount_opts MOUNT_OPTS %-16s string"),
+    Param("VE_LAYOUT", "layout", column="layout LAYOUT %-7s string"),
     Param("OSTEMPLATE", "text", CORE, "ostemplate", "name of the OS template", cli="filename",
           req_save=Exit.INVALID_PARAMETER_SYNTAX,
-          column=Column("ostemplate", "OSTEMPLATE", _STRING, "string")),
+          column="ostemplate OSTEMPLATE %-32s string"),
     Param("CPUUNITS", "cpuunits", CPU, "cpuunits", "share of CPU time, 8 to 500000", "1000",
-          column=Column("cpuunits", "CPUUNI", "%7d", "number")),
+          column="cpuunits CPUUNI %7d number"),
     Param("CPUUWEIGHT", "number", CPU, "cpuweight", "weight of CPU time (old)"),
     Param("CPULIMIT", "cpulimit", CPU, "cpulimit", "CPU limit, per cent of one CPU; 0: none", "0",
-          column=Column("cpulimit", "CPULIM", "%7d", "number")),
+          column="cpulimit CPULIM %7d number"),
     Param("CPUS", "number", CPU, "cpus", "number of CPUs seen",
-          column=Column("cpus", "CPUS", "%5d", "number")),
+          column="cpus CPUS %5d number"),
     Param("CPUMASK", "cpumask", CPU, "cpumask", "CPUs that may be used"),
     Param("NODEMASK", "cpulist", CPU, "nodemask", "NUMA nodes that may be used"),
     Param("ONBOOT", "yesno", CORE, "onboot", "start when the node boots",
-          column=Column("onboot", "ONBOOT", "%6s", "bool")),
+          column="onboot ONBOOT %6s bool"),
     Param("CONFIGFILE", "filename", scope=GLOBAL),
-    Param("ORIGIN_SAMPLE", "text", column=Column("origin_sample", "ORIGIN_SAMPLE", _STRING,
-                                                 "string")),
+    Param("ORIGIN_SAMPLE", "text", column="origin_sample ORIGIN_SAMPLE %-32s string"),
     Param("DISABLED", "yesno", CORE, "disabled", "forbid starting", "no",
-          column=Column("disabled", "DISABL", "%6s", "bool")),
+          column="disabled DISABL %6s bool"),
     Param("LOCAL_UID", "number", scope=LOCAL),
     Param("LOCAL_GID", "number", scope=LOCAL),
     Param("LOCAL_IDS", "ranges", default="1", scope=LOCAL),
     Param("DISK_QUOTA", "yesno", DISK, "diskquota", "disk quota",
           restart="switch DISK_QUOTA on or off"),
     Param("DISKSPACE", "disk-space", DISK, "diskspace", "disk space, soft:hard, KiB",
-          column=Column("diskspace", "DSPACE", "%10d", "disk")),
+          column="diskspace DSPACE %10d disk"),
     Param("DISKINODES", "disk-inodes", DISK, "diskinodes", "inodes, soft:hard",
-          column=Column("diskinodes", "DINODES", "%10d", "disk")),
+          column="diskinodes DINODES %10d disk"),
     Param("QUOTATIME", "number", DISK, "quotatime", "grace of soft limits, seconds", "259200"),
     Param("QUOTAUGIDLIMIT", "number", DISK, "quotaugidlimit",
           "users and groups with quota inside; 0: none", "0"),
@@ -178,22 +166,22 @@ PARAMS: tuple[Param, ...] = (
     Param("NETIF", "netif", VETH),
     Param("VEID", "number", scope=LOCAL),
     Param("NAME", "name", NAME, "name", "second name of the VPS", req_save=Exit.SET_NAME,
-          scope=LOCAL, column=Column("name", "NAME", _STRING, "string")),
+          scope=LOCAL, column="name NAME %-32s string"),
     Param("FEATURES", "features", FILTER, "features", "features switched on or off",
-          restart="set features", column=Column("features", "FEATURES", "%-15s", "onoff")),
+          restart="set features", column="features FEATURES %-15s onoff"),
     Param("IOPRIO", "ioprio", IO, "ioprio", "priority of disk I/O, 0 to 7", "4",
-          column=Column("ioprio", "IOP", "%3d", "number")),
+          column="ioprio IOP %3d number"),
     Param("IOLIMIT", "iolimit", IO, "iolimit", "disk bandwidth (bare: MB/s); 0: none", "0",
-          cli="iolimit-mb", column=Column("iolimit", "IOLIMIT", "%10d", "number")),
+          cli="iolimit-mb", column="iolimit IOLIMIT %10d number"),
     Param("IOPSLIMIT", "iopslimit", IO, "iopslimit", "disk operations a second; 0: none", "0",
-          column=Column("iopslimit", "IOPS", "%4d", "number")),
+          column="iopslimit IOPS %4d number"),
     Param("RATE", "rate", SHAPE, "rate", "bandwidth, DEVICE:CLASS:KBIT_A_SECOND; 0: none"),
     Param("BOOTORDER", "number", CORE, "bootorder", "larger starts earlier at boot",
-          column=Column("bootorder", "BOOTORDER", "%10d", "number")),
+          column="bootorder BOOTORDER %10d number"),
     Param("STOP_TIMEOUT", "number", CORE, "stop-timeout", "seconds to wait for a stop; 0: 120",
           "120", req_save=Exit.INVALID_PARAMETER_SYNTAX),
     Param("VM_OVERCOMMIT", "float", UBC, "vm_overcommit", "privvmpages as a multiple of RAM + swap",
-          "0", column=Column("vm_overcommit", "VM_OVC", "%6g", "number")),
+          "0", column="vm_overcommit VM_OVC %6g number"),
     # the node's own
     Param("LOCKDIR", "path", scope=GLOBAL),
     Param("DUMPDIR", "path", scope=GLOBAL),

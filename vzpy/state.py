@@ -78,7 +78,7 @@ _READ = {name: _BY_KIND[kind] for name, kind in Facts.__annotations__.items()}
 def read_facts(paths: NodePaths, ctid: int) -> Facts | None:
     """The facts as written, unchecked; None when there are none or the file is not ours."""
     try:
-        text = os.fsdecode(slurp(f"{directory(paths, ctid)}/start.json"))
+        text = slurp(f"{paths.run}/{ctid}/start.json").decode(errors="surrogateescape")
     except OSError:
         return None
     if not text.endswith("\n}\n"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import columns, listing, names, options
+from vzpy import columns, listing, names
 from vzpy.columns import Field
 from vzpy.errors import UsageError, VzError
 from vzpy.model import CTID_MAX, NodePaths
@@ -85,6 +85,10 @@ def _main(argv: list[str]) -> int:
 
 def _parse(argv: list[str], paths: NodePaths) -> Asked:
     asked = Asked()
+    if not argv:
+        return asked  # as panels have it, without what reading options costs
+    from vzpy import options
+
     pairs, words = options.getopt("vzlist", argv, OPTIONS, FAILED)
     for _, option, text in pairs:
         asked.flags.add(option.name)

@@ -218,7 +218,7 @@ _OWN_FIELDS = {
 def _fields() -> list[str]:
     """The fields of vzlist in its order, with the header of their column."""
     helps = {param.option: param.help for param in PARAMS}
-    helps |= {param.column.field: param.help for param in PARAMS if param.column}
+    helps |= {param.column.partition(" ")[0]: param.help for param in PARAMS if param.column}
     lines = []
     for name in (*columns.ORDER, *columns.EXTRA):
         field = columns.field_of(name)
