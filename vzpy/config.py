@@ -151,8 +151,10 @@ class Config:
 
     def check(self) -> None:
         """Read every parameter once, so that `warnings` is complete."""
+        given = {key for layer in self._layers for key in layer.entries}
         for param in PARAMS:
-            self.value(param.key)
+            if param.key in given or param.key in self._overrides:
+                self.value(param.key)
         if "VETH" in self._layers[-1].entries:
             self.notes.append(
                 "Warning: VETH parameter is deprecated, remove it and use --netif_add instead"

@@ -66,8 +66,8 @@ def memory() -> tuple[int, int]:
 
 def mount_points() -> list[str]:
     """All mount points, in the order of mounting (proc_pid_mountinfo(5))."""
-    with open("/proc/self/mountinfo", "rb") as f:
-        return [unescape(line.split(b" ", 5)[4]) for line in f]
+    rows = slurp("/proc/self/mountinfo").split(b"\n")
+    return [unescape(row.split(b" ", 5)[4]) for row in rows if row]
 
 
 def mounts_below(root: str) -> list[str]:

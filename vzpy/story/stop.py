@@ -9,10 +9,12 @@ from vzpy.errors import Exit, VzError
 from vzpy.events import Killing, NotRunningToStop, Stopped, Stopping
 from vzpy.fault import fault
 from vzpy.kernel.process import ended
-from vzpy.story import ctscript, teardown
+from vzpy.story import ctscript
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from vzpy.events import Report
     from vzpy.model import Facts
     from vzpy.vps import VPS
@@ -33,7 +35,7 @@ def stop(
     except ProcessLookupError:
         facts = None  # it has ended this moment
     if facts is None:
-        teardown.settle(vps, report)
+        _teardown().settle(vps, report)
         report(NotRunningToStop())
         return
     try:
@@ -54,6 +56,7 @@ def stop(
         reap(facts.pid)
     finally:
         os.close(init)
+    teardown = _teardown()
     teardown.remove_cgroup(facts.cgroup)
     report(Stopped())
     teardown.put_away(vps, facts, report, umount)
@@ -61,8 +64,17 @@ def stop(
 
 def kill(facts: Facts, init: int, timeout: float) -> None:
     cgroups.kill(facts.cgroup)
+    _teardown()
     if not ended(init, timeout):
         raise VzError("Unable to stop container: operation timed out", Exit.STOP)
+
+
+def _teardown() -> ModuleType:
+    """The rest of the way: loaded while the kernel kills, which takes a millisecond or two."""
+    from vzpy.kernel import foreign  # noqa: F401  # umount(2) goes by it
+    from vzpy.story import teardown
+
+    return teardown
 
 
 def reap(pid: int) -> None:
