@@ -78,22 +78,29 @@ def _needs(tree: ast.Module, known: object) -> tuple[str, ...]:
 
 
 def _compiled(tree: ast.Module, shown: str) -> CodeType:
-    """Without docstrings, and with `from __future__ import annotations` done here."""
+    """Without what tools do not ask for: docstrings, annotations of functions, and what is there
+    for type checkers."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
             node, clean=False
         ) is not None:
             node.body[:1] = [] if len(node.body) > 1 else [ast.Pass(lineno=1, col_offset=0)]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
     flags = 0
-    if any(_is_future(node) for node in tree.body):
-        tree.body = [node for node in tree.body if not _is_future(node)]
-        flags = annotations.compiler_flag
+    body: list[ast.stmt] = []
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            flags = annotations.compiler_flag
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            body += node.orelse
+        else:
+            body.append(node)
+    tree.body = body
     code: CodeType = compile(tree, shown, "exec", flags, dont_inherit=True)
     return code
-
-
-def _is_future(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
 if __name__ == "__main__":

@@ -60,6 +60,15 @@ def test_modules_come_from_it_without_docstrings(package):
     assert told(package) == ["Finder", f"{package}/errors.py", f"['{package}/story']", "9", "None"]
 
 
+def test_what_tools_do_not_ask_for_is_not_in_it(package):
+    bundle_of(package)
+    code = (
+        "from vzpy import state, vps\n"
+        "print(vps.VPS.exec.__annotations__, state.Facts.__annotations__['pid'])"
+    )
+    assert told(package, code) == ["{}", "int"]
+
+
 def test_they_are_as_importlib_makes_them(package):
     """Those that are asked for, and those that others import."""
     code = (
@@ -68,7 +77,7 @@ def test_they_are_as_importlib_makes_them(package):
         "    if name.startswith('vzpy'):\n"
         "        above, _, last = name.rpartition('.')\n"
         "        assert not above or getattr(sys.modules[above], last) is module\n"
-        "        own = set(vars(module)) - {'__cached__', 'annotations'}\n"
+        "        own = set(vars(module)) - {'__cached__', '__annotations__', 'annotations'}\n"
         "        print(name, module.__package__, module.__file__,"
         " getattr(module, '__path__', 0), module.__spec__.name, *sorted(own))\n"
     )
