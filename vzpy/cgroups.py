@@ -14,6 +14,7 @@ import select
 import time
 
 from vzpy.cgroupread import note_leaf
+from vzpy.kernel.proc import slurp
 from vzpy.model import NO_LIMIT, IdRange, Limits
 
 CONTROLLERS = ("cpu", "memory", "pids", "io", "cpuset")
@@ -250,8 +251,7 @@ def rmdir(path: str) -> bool:
 
 
 def read(path: str, name: str) -> str:
-    with open(f"{path}/{name}") as f:
-        return f.read()
+    return slurp(f"{path}/{name}").decode()
 
 
 def write(path: str, name: str, text: str) -> None:

@@ -6,6 +6,7 @@ import os
 
 from vzpy import state
 from vzpy.errors import Exit, NoSuchVPS, NotRunning, VzError
+from vzpy.kernel.proc import slurp
 from vzpy.model import IdRange, layout_name
 from vzpy.record import record
 
@@ -120,8 +121,7 @@ class Identity:
     def uuid(self) -> str:
         """container_uuid: the same for this VPS of this node at every start (gotcha G20)."""
         try:
-            with open("/etc/machine-id", "rb") as f:
-                machine = f.read().strip()
+            machine = slurp("/etc/machine-id").strip()
         except OSError:
             machine = b""
         seed = machine + os.fsencode(f"{self.node.paths.etc}/{self.ctid}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from vzpy.errors import Exit, ValueInvalid, VzError
-from vzpy.kernel.proc import slurp, starttime
+from vzpy.kernel.proc import real, slurp, starttime
 from vzpy.lockfile import Flock
 from vzpy.model import RANGE, IdRange
 from vzpy.record import record, replace
@@ -229,9 +229,8 @@ class Registry:
     def _has(self, owner: Owner, ids: IdRange) -> bool:
         """The registry is as `claim` would leave it: read without the lock, whole by rename."""
         try:
-            with open(self.path, encoding="utf-8") as file:
-                return f"\n{_place(ids, owner)}\t" in file.read()
-        except (OSError, UnicodeDecodeError):
+            return f"\n{_place(ids, owner)}\t".encode() in slurp(self.path)
+        except (OSError, UnicodeError):
             return False
 
     def _parse(self, number: int, line: str) -> Entry:
@@ -299,7 +298,7 @@ class _Locked:
 
 
 def _absolute(owner: Owner) -> Owner:
-    return Owner(os.path.realpath(owner.etc), owner.ctid, os.path.abspath(owner.private))
+    return Owner(real(owner.etc), owner.ctid, os.path.abspath(owner.private))
 
 
 def _same(entry: Entry, owner: Owner) -> bool:

@@ -150,8 +150,11 @@ def kind_in_tree(root: int) -> str:
 def _is_script(fd: int) -> bool:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return False
-    with open(f"/proc/self/fd/{fd}", "rb") as f:
-        return f.read(2) == b"#!"
+    file = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, 2) == b"#!"
+    finally:
+        os.close(file)
 
 
 def has(root: int, path: str) -> bool:

@@ -12,6 +12,7 @@ import os
 
 from vzpy.errors import VzError
 from vzpy.kernel.numbers import NR
+from vzpy.kernel.proc import slurp
 
 # EPERM: contained by nothing but a capability check in the kernel, or showing the host.
 REFUSED = (
@@ -61,8 +62,7 @@ def program(cache: str | None = None) -> bytes:
     for directory in (_SHIPPED, cache):
         if directory:
             try:
-                with open(os.path.join(directory, name), "rb") as f:
-                    return f.read()
+                return slurp(os.path.join(directory, name))
             except FileNotFoundError:
                 pass
     compiled = compile_filter()

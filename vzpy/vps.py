@@ -8,7 +8,7 @@ from vzpy import state
 from vzpy.errors import Exit, VzError
 from vzpy.events import silent
 from vzpy.identity import Status
-from vzpy.kernel.proc import is_mounted
+from vzpy.kernel.proc import is_mounted, real
 from vzpy.storage import Storage
 
 TYPE_CHECKING = False
@@ -170,7 +170,7 @@ class VPS(Storage):
             from vzpy.story.convert import recover
 
             recover(self)
-        store = os.path.realpath(self.config.raw("VE_PRIVATE") or "")
+        store = real(self.config.raw("VE_PRIVATE") or ".")
         left = ("/Snapshots.journal", "/Snapshots.untidy")
         if any(os.path.exists(f"{store}{x}{y}") for x in ("", ".snapshots") for y in left):
             from vzpy.story import snapshot

@@ -124,11 +124,17 @@ def test_an_interrupt_kills_the_script_and_its_children(paths, tmp_path):
     def interrupt():
         while not (tmp_path / "pids").exists() or len(_pids(tmp_path)) < 2:
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        # The first one may come just before we wait, and then wakes nobody.
+        while not over.wait(0.5):
+            os.kill(os.getpid(), signal.SIGINT)
 
+    over = threading.Event()
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        scripts.run(paths, 101, "mount")
+        try:
+            scripts.run(paths, 101, "mount")
+        finally:
+            over.set()
     for pid in _pids(tmp_path):
         for _ in range(100):
             if not _lives(pid):

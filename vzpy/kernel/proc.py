@@ -21,6 +21,18 @@ def slurp(path: str) -> bytes:
         os.close(fd)
 
 
+def real(path: str) -> str:
+    """os.path.realpath() of what exists, by one look instead of one for each name in it."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return os.path.realpath(path)
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
 def starttime(pid: int) -> int:
     """Field 22 of /proc/PID/stat (ticks since boot): with the pid it names one process.
 
@@ -72,7 +84,7 @@ def mount_points() -> list[str]:
 
 def mounts_below(root: str) -> list[str]:
     """Mount points at or below a path, in the order of mounting."""
-    root = os.path.realpath(root)
+    root = real(root)
     return [x for x in mount_points() if x == root or x.startswith(root + "/")]
 
 

@@ -8,6 +8,7 @@ import stat
 from vzpy import config, ids
 from vzpy.errors import Exit, VzError
 from vzpy.events import Reshifting, ReshiftProgress
+from vzpy.kernel.proc import real
 from vzpy.model import RANGE, IdRange
 
 TYPE_CHECKING = False
@@ -39,7 +40,7 @@ def settle(vps: VPS, report: Report) -> None:
     if vps.layout == "image":
         return  # ids in it are the VPS's own
     # VE_PRIVATE may be a link of the administrator's; what lies in it is taken as it is.
-    top = os.path.realpath(vps.private)
+    private = top = real(vps.private)
     if vps.layout == "overlay":
         top = os.path.join(top, "upper")
     about = os.lstat(top)
@@ -48,7 +49,7 @@ def settle(vps: VPS, report: Report) -> None:
     owner = about.st_uid
     if not found.holds(owner):
         _reshift(vps, top, _range_with(owner, named, found.count), found, report)
-    for layers in (f"{os.path.realpath(vps.private)}{x}/layers" for x in ("", ".snapshots")):
+    for layers in (f"{private}{x}/layers" for x in ("", ".snapshots")):
         if vps.layout == ("simfs" if layers.endswith(".snapshots/layers") else "overlay"):
             _settle_layers(vps, layers, named, found, report)
 
