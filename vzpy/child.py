@@ -63,16 +63,16 @@ def launcher(rlimits: tuple[tuple[int, int], ...]) -> Program:
     the ids; it is given a socket, the cgroup and the memory of the second list.
 
     rlimits  of the user namespace and of init"""
-    calls = Program(_TELL)
+    calls, own = Program(_TELL), tasks.hard_limits()
 
     def write() -> None:
         calls.step = "clone"
-        tasks.switch_on(calls, rlimits)
+        tasks.switch_on(calls, rlimits, own)
         tasks.own_namespaces(calls, Number("base"))
         tasks.clone(calls, ns.SEVEN, _CGROUP)
         tasks.wait_for_more(calls, _MEMORY, _ROOT)
 
-    _once(calls, (rlimits, tasks.hard_limits(), os.cpu_count()), write)
+    _once(calls, (rlimits, own, os.cpu_count()), write)
     return calls
 
 

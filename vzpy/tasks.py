@@ -168,11 +168,14 @@ _RLIMITS = (
 )
 
 
-def switch_on(calls: Calls, rlimits: tuple[tuple[int, int], ...]) -> None:
+def switch_on(
+    calls: Calls, rlimits: tuple[tuple[int, int], ...], own: tuple[int, ...]
+) -> None:
     """The task as if the machine had just been switched on: signals, umask, CPUs; limits,
     priorities and OOM score as far as we may. While /proc is the host's.
 
-    rlimits  (resource, value) instead of the defaults, soft and hard"""
+    rlimits  (resource, value) instead of the defaults, soft and hard
+    own      hard_limits()"""
     for signal in _IGNORED_BY_SPAWN:
         calls.call("rt_sigaction", signal, _SIG_DFL, 0, _SIGSET_SIZE)
     calls.call("umask", 0o022)
@@ -181,7 +184,6 @@ def switch_on(calls: Calls, rlimits: tuple[tuple[int, int], ...]) -> None:
     full, rest = divmod(os.cpu_count() or 1, 64)
     cpus = calls.words(*[_LAST_CPU_WORD] * full, (1 << rest) - 1)
     calls.call("sched_setaffinity", 0, 8 * (full + 1), cpus)
-    own = hard_limits()
     for number, (which, soft, hard) in enumerate((*_RLIMITS, *((w, x, x) for w, x in rlimits))):
         _limit(calls, f"limit {number}", which, soft, hard, own[which])
     calls.may_fail("sched_setscheduler", 0, os.SCHED_OTHER, calls.words(0))
@@ -193,7 +195,7 @@ def switch_on(calls: Calls, rlimits: tuple[tuple[int, int], ...]) -> None:
 
 
 def hard_limits() -> tuple[int, ...]:
-    """Ours, by number: what switch_on() goes by."""
+    """Ours, by number."""
     return tuple(hard for _, hard in p.limits())
 
 

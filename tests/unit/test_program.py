@@ -148,12 +148,11 @@ def test_whatever_the_numbers_are():
     assert ran.stdout == "4\n", ran.stderr
 
 
-def test_limits_of_somebody_who_may_less(ends, monkeypatch):
+def test_limits_of_somebody_who_may_less(ends):
     """The list is made where hard limits are higher than where it is run."""
     _, theirs = ends
-    monkeypatch.setattr(tasks.p, "limits", lambda *_: [(1 << 40, 1 << 40)] * 16)
     calls = Program(TELL)
-    tasks.switch_on(calls, ((resource.RLIMIT_MEMLOCK, 1 << 41),))
+    tasks.switch_on(calls, ((resource.RLIMIT_MEMLOCK, 1 << 41),), (1 << 40,) * 16)
     calls.call("exit_group", 0)
     assert run(calls, theirs.fileno()) == 0
 

@@ -276,7 +276,7 @@ def _program(
     calls.call("setns", _INIT, process.CLONE_NEWPID)
     tasks.clone(calls, 0, _LEAF)
     calls.step = "exec-enter"
-    tasks.switch_on(calls, rlimits)
+    tasks.switch_on(calls, rlimits, tasks.hard_limits())
     calls.call("setns", _INIT, ns.EIGHT & ~process.CLONE_NEWPID)
     tasks.become_root(calls)
     calls.call("chdir", b"/")
