@@ -1,7 +1,7 @@
 """vzctl's actions: pure data (vzctl-cli 2). Dispatch, usage text, completion and man page read it.
 
-Their options stand in optiontable and are loaded when somebody asks for them: the commands that
-are called most have none."""
+Their options stand in optiontable and setoptions, and are loaded when somebody asks for them: the
+commands that are called most have none."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Action:
 
     @property
     def options(self) -> tuple[Option, ...]:
-        from vzpy.optiontable import OPTIONS
+        from vzpy import optiontable
 
-        return OPTIONS.get(self.name, ())
+        return optiontable.of(self.name)
 
     @property
     def not_here(self) -> tuple[Option, ...]:

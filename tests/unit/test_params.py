@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from vzpy import actions, optiontable, params, values
+from vzpy import actions, optiontable, params, setoptions, values
 
 
 def test_kinds_and_defaults():
@@ -49,10 +49,12 @@ def test_actions(action):
 
 
 def test_every_option_table_belongs_to_an_action():
-    assert set(optiontable.OPTIONS) <= {action.name for action in actions.ACTIONS}
+    known = {action.name for action in actions.ACTIONS}
+    assert set(optiontable.OPTIONS) < known and set(setoptions.OPTIONS) < known
+    assert all(optiontable.of(action) == found for action, found in setoptions.OPTIONS.items())
 
 
 def test_short_options_of_2005():
-    shorts = {o.short: o.name for o in optiontable.SET if o.short}
+    shorts = {o.short: o.name for o in setoptions.SET if o.short}
     assert set("plnftie") == set(shorts)
     assert shorts["p"] == "numproc" and shorts["t"] == "numpty"

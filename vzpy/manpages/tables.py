@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from inspect import cleandoc
 
-from vzpy import actions, columns, optiontable, params
+from vzpy import actions, columns, params, setoptions
 from vzpy.params import BY_KEY, PARAMS, Option
 
 # What stands for a value of each class.
@@ -142,7 +142,7 @@ def _sentence(text: str) -> str:
 
 def _parameters() -> list[str]:
     groups: dict[str, list[str]] = {"How to set": []}
-    for option in optiontable.SET:
+    for option in setoptions.SET:
         param = BY_KEY.get(option.key)
         group = _ROOMS[param.room] if param else _group_of(option)
         groups.setdefault(group, []).extend(option_lines(option))
@@ -189,7 +189,7 @@ def _config() -> list[str]:
     for param in PARAMS:
         if param.scope == params.GLOBAL:
             continue
-        known = (*optiontable.SET, *optiontable.CREATE)
+        known = (*setoptions.SET, *setoptions.CREATE)
         options = ", ".join(f"**--{o.name}**" for o in known if o.key == param.key)
         text = param.help or (f"set by {options}" if options else "")
         if not text:

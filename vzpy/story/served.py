@@ -32,7 +32,7 @@ def unserved(keys: Iterable[str]) -> list[str]:
 
 def _option(key: str) -> str:
     """The name a user knows a parameter by: ipadd for IP_ADDRESS."""
-    from vzpy.optiontable import SET
+    from vzpy.setoptions import SET
 
     return next((option.name for option in SET if option.key == key), key.lower())
 
