@@ -244,9 +244,7 @@ class Lock:
         """Raise Locked while the holder lives, or False while it is a brief one and we are
         patient; remove the lock when it is stale."""
         try:
-            with open(self.path) as f:
-                text = f.read()
-            pid = _living(text)
+            text, pid = _read_lock(self.path)
         except FileNotFoundError:
             return True
         except ValueError:
@@ -276,12 +274,27 @@ class Lock:
 def is_locked(lockdir: str, ctid: int) -> bool:
     """Somebody who lives holds the lock."""
     try:
-        with open(f"{lockdir}/{ctid}.lck") as f:
-            return bool(_living(f.read()))
+        return bool(_read_lock(f"{lockdir}/{ctid}.lck")[1])
     except OSError:
         return False
     except ValueError:
         return True  # somebody writes it by hand right now
+
+
+def _read_lock(path: str) -> tuple[str, int]:
+    """What a lock file says, and the holder that it names, as _living() has it. One of an earlier
+    boot that says nothing is what a power failure has left: nobody holds it.
+
+    Raises ValueError while somebody writes it by hand; OSError."""
+    with open(path) as f:
+        text = f.read()
+        try:
+            return text, _living(text)
+        except ValueError:
+            booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+            if os.fstat(f.fileno()).st_mtime >= booted:
+                raise
+            return text, 0
 
 
 def _living(text: str) -> int:

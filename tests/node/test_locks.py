@@ -126,6 +126,15 @@ class TestStale:
             assert "Unable to lock container" in ran.stderr
         lock.unlink(missing_ok=True)
 
+    @pytest.mark.parametrize("text", ["", "\0\0\0\0\0\0"])
+    def test_what_a_power_failure_has_left(self, vps, vzctl, lock, text):
+        """A file without its content, of an earlier boot."""
+        lock.write_text(text)
+        os.utime(lock, (0, time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) - 5))
+        ran = vzctl("mount", 101)
+        assert ran.code == 0 and ran.stdout.startswith("Removing stale lock file "), ran
+        assert not lock.exists()
+
     def test_a_killed_tool(self, node, vps, vzctl, lock):
         script = Path(node.paths.conf, "101.premount")
         script.write_text("#!/bin/sh\nexec sleep 1\n")
