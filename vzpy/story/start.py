@@ -160,6 +160,9 @@ def prepared(
     cgroup = cgroups.path_of(node.paths.cgroup, ctid)
     undo.callback(forget, node.paths, ctid)
     state.write_facts(node.paths, facts_of(vps, 0, cgroup))
+    if mounts := manner.remount or not rootfs.is_mounted(vps.root):
+        # After the cgroup, whose tasks have the root too.
+        undo.callback(umount_root, vps, vps.root, report, hooks=False)
     _step("cgroup", report)
     cgroups.remove(cgroup)  # of a VPS whose state was lost
     undo.callback(remove_cgroup, cgroup)
@@ -186,8 +189,7 @@ def prepared(
         wiring = networds.Meanwhile(vps)
         undo.callback(wiring.close)
         wiring.load()
-    if manner.remount or not rootfs.is_mounted(vps.root):
-        undo.callback(umount_root, vps, vps.root, report, hooks=False)
+    if mounts:
         not_applied = mount_root(vps, report, hooks, manner.fsck) + not_applied
     else:
         not_applied = quota_on(vps, report) + not_applied
@@ -196,7 +198,6 @@ def prepared(
         scripts.run_prestart(node.paths, ctid)
     for event in told:
         report(event)
-    not_applied += unserved_of(vps.config)
 
     _step("list", report)
     device = _second_level(vps, keeper, not_applied)
@@ -216,6 +217,7 @@ def prepared(
     # While it waits: once it goes on it may fail, and its start time go with it.
     facts = facts_of(vps, pid, cgroup, kind, keeper.by_daemon, bool(device))
     talk.ours.send(MAPPED, fds)
+    not_applied += unserved_of(vps.config)
     if manner.setup and any(map(vps.config.value, ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN"))):
         from vzpy.story import guest
 
