@@ -35,7 +35,7 @@ class Newborn:
     ) -> tuple[str, child.Birth, list[int]]:
         """The kind of init, what the task has to know, and the descriptors that come with it."""
         conf = vps.config
-        tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
+        tree, below = root_of(vps)
         talk.hand_over(tree, *(fd for _, fd in below))
         nodes = devices.nodes(conf, cgroup)
         if nodes or self.device:
@@ -48,10 +48,6 @@ class Newborn:
             from vzpy.story import bounds
 
             below.append(("dev/pts", talk.hand_over(bounds.devpts(self.ptys, vps.ids))))
-        if vps.layout == "image":
-            from vzpy.story import imageroot
-
-            imageroot.show_as(tree, vps.ids)
         kind = inits.kind_in_tree(tree)
         container = "lxc" if inits.uses_openrc(tree) else inits.INITS[kind].container
         env = {
@@ -78,6 +74,17 @@ class Newborn:
             handover=syscalls.quota_handover() if self.device else b"",
         )
         return kind, birth, [tree, *(fd for _, fd in below)]
+
+
+def root_of(vps: VPS) -> tuple[int, list[tuple[str, int]]]:
+    """rootfs.detached(), as its VPS sees it. Each is a clone: what is mounted in one does not show
+    in another."""
+    tree, below = rootfs.detached(vps.root, vps.layout, vps.private)
+    if vps.layout == "image":
+        from vzpy.story import imageroot
+
+        imageroot.show_as(tree, vps.ids)
+    return tree, below
 
 
 def _transaction(level: str) -> bytes:
