@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from vzpy.kernel import libc, process
+from vzpy.kernel import caps, libc, process
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,11 @@ def test_a_call_that_fails_says_why():
     with pytest.raises(OSError) as caught:
         libc.syscall(-1)
     assert caught.value.errno == 38
+
+
+def test_the_bounding_set_of_a_process():
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith("CapBnd:"))
+    assert caps.bounding_of(os.getpid()) == int(line.split()[1], 16)
+    with pytest.raises(OSError):
+        caps.bounding_of(1 << 30)

@@ -6,6 +6,7 @@ import _struct as struct
 
 from vzpy.kernel.libc import syscall
 from vzpy.kernel.numbers import NR
+from vzpy.kernel.proc import slurp
 from vzpy.kernel.process import PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, prctl
 
 NAMES = (
@@ -47,8 +48,7 @@ def halves(bounding: int) -> tuple[int, int]:
 
 def bounding_of(pid: int) -> int:
     """The bounding set of a running process (CapBnd of /proc/PID/status)."""
-    with open(f"/proc/{pid}/status") as f:
-        for line in f:
-            if line.startswith("CapBnd:"):
-                return int(line[7:], 16)
-    raise ProcessLookupError(3, "no such process", f"/proc/{pid}")
+    line = slurp(f"/proc/{pid}/status").partition(b"\nCapBnd:")[2].partition(b"\n")[0]
+    if not line:
+        raise ProcessLookupError(3, "no such process", f"/proc/{pid}")
+    return int(line, 16)
