@@ -18,7 +18,7 @@ from vzpy.kernel.bpf import R0, R1, R2, R3, R4, R6, R10, Code, Opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from vzpy.kernel.netlink import Request, Socket
 
@@ -72,9 +72,11 @@ class Guard:
             for address in addresses:
                 bpf.map_update(known, bytes(4), _key(address))
             self.outward = opened(
-                bpf.prog_load(bpf.PROG_SCHED_CLS, from_vps(known, dropped, mac), FROM)
+                bpf.prog_load(bpf.PROG_SCHED_CLS, _made(from_vps, known, dropped, mac), FROM)
             )
-            self.inward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, to_vps(known, dropped), TO))
+            self.inward = opened(
+                bpf.prog_load(bpf.PROG_SCHED_CLS, _made(to_vps, known, dropped), TO)
+            )
         except BaseException:
             self.close()
             raise
@@ -161,6 +163,20 @@ def _key(address: bytes) -> bytes:
 
 
 # The programs
+
+
+_programs: dict[tuple[object, ...], bytes] = {}
+_PROGRAMS_MAX = 64
+
+
+def _made(program: Callable[..., bytes], *of: int | bytes) -> bytes:
+    """program(*of), made once: descriptors have mostly the same numbers the next time."""
+    code = _programs.get((program, *of))
+    if code is None:
+        if len(_programs) >= _PROGRAMS_MAX:
+            _programs.clear()
+        code = _programs[program, *of] = program(*of)
+    return code
 
 
 def from_vps(known: int, counters: int, mac: bytes) -> bytes:
