@@ -194,48 +194,18 @@ class VPS(Storage):
         env     instead of PATH, HOME=/ and TERM=linux
         Raises NotRunning (31); VzError 15 after the timeout (seconds); VzError 47 when the command
         cannot be executed."""
-        from vzpy.story import enter
+        from vzpy.story import enter, pump
 
-        return self.run(
+        return pump.run_in(
+            self.node.paths,
+            self.ctid,
             enter.program([os.fsencode(word) for word in argv]),
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            env=env,
+            env={os.fsencode(k): os.fsencode(v) for k, v in env.items()} if env else None,
             timeout=timeout,
         )
-
-    def run(
-        self,
-        candidates: tuple[tuple[bytes, tuple[bytes, ...]], ...],
-        *,
-        stdin: bytes | int = b"",
-        stdout: int | None = None,
-        stderr: int | None = None,
-        env: dict[str, str] | None = None,
-        timeout: float | None = None,
-    ) -> Result:
-        """exec() for prepared candidates (enter.shell, enter.program)."""
-        from vzpy.story import pump
-
-        try:
-            return pump.run(
-                self.running(),
-                candidates,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                env={os.fsencode(k): os.fsencode(v) for k, v in env.items()} if env else None,
-                timeout=timeout,
-                filter_cache=self.node.paths.state,
-            )
-        except OSError as err:
-            where = f"{err.filename}: " if err.filename else ""
-            raise VzError(
-                f"Unable to execute in the container: {where}{err.strerror}",
-                Exit.FS_BAD_TMPL,
-                errno=err.errno or 0,
-            ) from err
 
     def runscript(
         self,

@@ -36,7 +36,7 @@ def _end(number: int, frame: object) -> None:
 
 
 def _run_inside(call: Call) -> int:
-    from vzpy.story import enter
+    from vzpy.story import enter, pump
 
     words = [os.fsencode(word) for word in call.words]
     if call.action.name == "exec3":
@@ -45,4 +45,5 @@ def _run_inside(call: Call) -> int:
         what = enter.shell_reading_stdin()
     else:
         what = enter.shell(b"".join((word or b"''") + b" " for word in words))
-    return call.vps.run(what, stdin=0, stdout=STDOUT, stderr=STDERR).returncode
+    where = (call.node.paths, call.ctid)
+    return pump.run_in(*where, what, stdin=0, stdout=STDOUT, stderr=STDERR).returncode

@@ -10,8 +10,9 @@ import os
 import select
 import time
 
-from vzpy.errors import Exit, VzError
-from vzpy.model import Facts
+from vzpy import state
+from vzpy.errors import Exit, NotRunning, VzError
+from vzpy.model import Facts, NodePaths
 from vzpy.record import record
 from vzpy.story import enter
 
@@ -65,6 +66,34 @@ def run(
         return Result(task.wait() or 0, bytes(pump.captured[1]), bytes(pump.captured[2]))
     finally:
         pipes.close()
+
+
+def run_in(
+    paths: NodePaths,
+    ctid: int,
+    candidates: tuple[tuple[bytes, tuple[bytes, ...]], ...],
+    *,
+    stdin: bytes | int = b"",
+    stdout: int | None = None,
+    stderr: int | None = None,
+    env: dict[bytes, bytes] | None = None,
+    timeout: float | None = None,
+) -> Result:
+    """run() in the VPS of a number, for who has asked for just this program.
+
+    Raises NotRunning (31); VzError 15 after the timeout (seconds); VzError 47 when the program
+    cannot be executed."""
+    facts = state.find(paths, ctid)
+    if facts is None:
+        raise NotRunning
+    try:
+        return run(
+            facts, candidates, stdin=stdin, stdout=stdout, stderr=stderr, env=env,
+            timeout=timeout, filter_cache=paths.state,
+        )  # fmt: skip
+    except OSError as err:
+        what = "Unable to execute in the container"
+        raise VzError.of(what, err, Exit.FS_BAD_TMPL) from err
 
 
 class _Pipes:
