@@ -10,15 +10,19 @@ import os
 import stat
 
 from vzpy.errors import ConfigError, Exit, VzError
-from vzpy.params import ALIASES, BY_KEY, LOCAL, PARAMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from vzpy.params import Param
+
+RENAMED = {"DCACHE": "DCACHESIZE", "IPTENTRIES": "NUMIPTENT"}  # as older files have them
 _SUBSTITUTED = ("VE_ROOT", "VE_PRIVATE")
-_RENAMED = tuple(ALIASES.values())
+_NEW_NAMES = tuple(RENAMED.values())
+# Numbers of vz.conf that every command asks for, and few have two digits.
+_DIGITS = ("LOG_LEVEL", "VERBOSE")
 _MAX_SIZE = 1 << 20  # a configuration is a few KiB; somebody's core dump is not one
 
 
@@ -44,7 +48,7 @@ class Layer:
 
     def get(self, key: str) -> tuple[str, int] | None:
         """(text, line number) of a key."""
-        is_absent = key not in self._content and key not in _RENAMED
+        is_absent = key not in self._content and key not in _NEW_NAMES
         return None if is_absent else self.entries.get(key)
 
     def _split(self) -> None:
@@ -69,7 +73,7 @@ class Layer:
                 text = rest.rstrip()
             if "\\" in text:
                 text = _unescape(text)
-            key = ALIASES.get(key, key)
+            key = RENAMED.get(key, key)
             if key in self._entries:
                 self._again(key, text, number)
             else:
@@ -142,8 +146,8 @@ class Config:
 
     def effective(self, key: str) -> Any:
         """The value that holds, else the table's default."""
-        found, param = self.value(key), BY_KEY[key]
-        if found is None and param.default is not None:
+        found = self.value(key)
+        if found is None and (param := _param(key)) and param.default is not None:
             from vzpy import values
 
             return values.parse(param.kind, param.default)
@@ -151,6 +155,8 @@ class Config:
 
     def check(self) -> None:
         """Read every parameter once, so that `warnings` is complete."""
+        from vzpy.params import PARAMS
+
         given = {key for layer in self._layers for key in layer.entries}
         for param in PARAMS:
             if param.key in given or param.key in self._overrides:
@@ -176,7 +182,7 @@ class Config:
             f'Warning at {layer.path}:{number}: unknown parameter {key} ("{text}"), ignored'
             for layer in self._layers
             for key, (text, number) in layer.entries.items()
-            if key not in BY_KEY
+            if not _param(key)
         ]
 
     def _found(self, key: str) -> Iterator[tuple[str, str, int]]:
@@ -185,25 +191,25 @@ class Config:
             yield self._overrides[key], "", 0
         for layer in reversed(self._layers):
             if entry := layer.get(key):
-                param = BY_KEY.get(key)
-                if layer is not self._layers[-1] and param and param.scope == LOCAL:
+                if layer is not self._layers[-1] and _is_local(key):
                     continue
                 yield entry[0], layer.path, entry[1]
 
     def _value(self, key: str) -> Any:
-        param = BY_KEY[key]
         found = next(self._found(key), None)
         if found is None:
             return None
-        if param.kind == "integer" and len(found[0]) == 1 and found[0] in "0123456789":
-            return int(found[0])  # LOG_LEVEL, VERBOSE: every command asks, few ask for more
+        if key in _DIGITS and len(found[0]) == 1 and found[0] in "0123456789":
+            return int(found[0])
         from vzpy import values
+        from vzpy.params import BY_KEY
 
+        kind = BY_KEY[key].kind
         for text, path, number in self._found(key):
             if key in _SUBSTITUTED:
                 text = text.replace("$VEID", str(self.ctid))
             try:
-                return values.parse(param.kind, text)
+                return values.parse(kind, text)
             except values.Invalid as err:
                 what = "invalid value" if err.rest is None else "too large value"
                 done = "skipped" if err.rest is None else "truncated"
@@ -309,17 +315,20 @@ def save(path: str, changes: Mapping[str, str | None]) -> None:
 
 def edited(content: str, changes: Mapping[str, str | None]) -> str:
     """The text of a file with keys set to texts, None takes one out."""
+    from vzpy.params import PARAMS
+
     lines = [f"{line}\n" for line in content.split("\n")]
     lines[-1] = lines[-1][:-1]  # what stands after the last newline: nothing, as a rule
     places: dict[str, list[int]] = {key: [] for key in changes}
     for index, line in enumerate(lines):
         key, equals, _ = line.lstrip().partition("=")
-        key = ALIASES.get(key, key)
+        key = RENAMED.get(key, key)
         if equals and key in places:
             places[key].append(index)
     drop: set[int] = set()
     appended = []
-    for key in sorted(changes, key=_rank):
+    order = {param.key: index for index, param in enumerate(PARAMS)}
+    for key in sorted(changes, key=lambda key: order.get(key, len(order))):
         text, found = changes[key], places[key]
         if text is None:
             drop.update(found)
@@ -341,8 +350,22 @@ def edited(content: str, changes: Mapping[str, str | None]) -> str:
 def _repeat(key: str) -> str:
     from vzpy import values
 
-    param = BY_KEY.get(key)
+    param = _param(key)
     return values.KINDS[param.kind].repeat if param else "last"
+
+
+def _param(key: str) -> Param | None:
+    """Its row in the table, which `vzctl exec` gets by without."""
+    from vzpy.params import BY_KEY
+
+    return BY_KEY.get(key)
+
+
+def _is_local(key: str) -> bool:
+    from vzpy.params import LOCAL
+
+    param = _param(key)
+    return param is not None and param.scope == LOCAL
 
 
 def line_of(key: str, text: str) -> str:
@@ -352,13 +375,6 @@ def line_of(key: str, text: str) -> str:
     if key in _SUBSTITUTED:
         text = text.replace("\\$VEID", "$VEID")
     return f'{key}="{text}"'
-
-
-_ORDER = {param.key: index for index, param in enumerate(PARAMS)}
-
-
-def _rank(key: str) -> int:
-    return _ORDER.get(key, len(_ORDER))
 
 
 def _unescape(text: str) -> str:

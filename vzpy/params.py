@@ -209,7 +209,6 @@ PARAMS: tuple[Param, ...] = (
 )
 
 BY_KEY: dict[str, Param] = {param.key: param for param in PARAMS}
-ALIASES = {"DCACHE": "DCACHESIZE", "IPTENTRIES": "NUMIPTENT"}
 UBC_KEYS = tuple(param.key for param in PARAMS if param.kind.startswith("ubc-"))
 
 # What a sample configuration never brings along: the contract's six (vzctl-cli 5, applyconfig)

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from vzpy import actions, optiontable, params, setoptions, values
+from vzpy import actions, config, optiontable, params, setoptions, values
 
 
 def test_kinds_and_defaults():
@@ -20,7 +20,7 @@ def test_keys_are_unique_and_beancounters_come_first():
     assert len(set(keys)) == len(keys)
     assert tuple(keys[: len(params.UBC_KEYS)]) == params.UBC_KEYS
     assert len(params.UBC_KEYS) == 22
-    assert not set(params.ALIASES) & set(keys) and set(params.ALIASES.values()) <= set(keys)
+    assert not set(config.RENAMED) & set(keys) and set(config.RENAMED.values()) <= set(keys)
 
 
 def test_columns_are_unique():
