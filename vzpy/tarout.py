@@ -44,7 +44,8 @@ _TAGS = {1: ("user", False), 2: ("user", True), 4: ("group", False), 8: ("group"
 class Archive:
     """Writes members to a descriptor.
 
-    ids       the VPS's range on the disk, or from 0
+    ids       the VPS's range on the disk, or from 0 where a mount shows it so
+    on_disk   it on the disk: before Linux 6.2 such a mount shows the ids in ACLs as they are there
     excluded  asked with the path inside, /var/log/messages; what is below goes with it
     warn      told of what is not as it should be, in a line
     rate      bytes a second, 0 for as fast as it goes"""
@@ -54,6 +55,7 @@ class Archive:
         out: int,
         ids: IdRange,
         *,
+        on_disk: IdRange | None = None,
         excluded: Callable[[str], bool] = lambda path: False,
         warn: Callable[[str], None] = lambda text: None,
         progress: Progress | None = None,
@@ -61,6 +63,7 @@ class Archive:
         rate: int = 0,
     ) -> None:
         self.out, self.ids, self.excluded, self.warn = out, ids, excluded, warn
+        self.on_disk = on_disk or ids
         self.progress, self.total, self.rate = progress, total, rate
         self.written = 0
         self._begun = self._told = time.monotonic()
@@ -207,6 +210,8 @@ class Archive:
         words = []
         for tag, perm, who in struct.iter_unpack("<HHI", value[4:]):
             word, has_id = _TAGS[tag]
+            if self.on_disk.holds(who) and not self.ids.holds(who):
+                who += self.ids.base - self.on_disk.base
             bits = "".join(c if perm & b else "-" for b, c in ((4, "r"), (2, "w"), (1, "x")))
             words.append(f"{word}:{self._inside(who) if has_id else ''}:{bits}")
         return ",".join(words)

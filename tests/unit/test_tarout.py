@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import tarfile
 import time
 
@@ -134,3 +135,12 @@ def test_config(tmp_path):
     path.write_text("dumpdir: /x\nwings: 2\n")
     with pytest.raises(ConfigError, match=r"conf:2: not a setting"):
         backup.load_config(str(path))
+
+
+def test_acls_through_a_mount_that_shows_them_as_on_the_disk(tmp_path):
+    """Linux 6.1: owners are those of the mount, ids in ACLs are not."""
+    own, disk = IdRange(0), IdRange(1 << 30)
+    archive = Archive(-1, own, on_disk=disk)
+    rows = [(1, 6, 2**32 - 1), (2, 4, disk.base + 5), (2, 4, 7), (8, 4, 70000), (32, 4, 2**32 - 1)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *row) for row in rows)
+    assert archive._acl(value) == "user::rw-,user:5:r--,user:7:r--,group:65534:r--,other::r--"

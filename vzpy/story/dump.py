@@ -158,6 +158,7 @@ def _write(
         archive = Archive(
             sink,
             area.seen,
+            on_disk=vps.ids,
             excluded=backup.Excluded(job.exclude),
             warn=lambda text: report(DumpWarned(text=text)),
             progress=progress,
