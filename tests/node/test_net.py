@@ -115,17 +115,18 @@ def test_addresses_of_a_running_vps(lan, running, vzctl):
 
 
 def test_no_ping_of_another_address_is_lost(lan, running, vzctl):
-    with lan.neighbour:
-        pings = subprocess.Popen(
-            ["ping", "-n", "-q", "-i", "0.001", "-c", "1000", "-W", "2", V4],
-            stdout=subprocess.PIPE, text=True,
-        )
     changes = 0
-    while pings.poll() is None:
-        assert vzctl("set", 101, "--ipadd", "192.0.2.102", "--ipadd", V6).code == 0
-        assert vzctl("set", 101, "--ipadd", V4, "--ipdel", f"192.0.2.102 {V6}").code == 0
-        changes += 1
-    assert "1000 received" in pings.communicate()[0] and changes > 1
+    while changes < 2:  # a slow machine makes but one in the time of a thousand
+        with lan.neighbour:
+            pings = subprocess.Popen(
+                ["ping", "-n", "-q", "-i", "0.001", "-c", "1000", "-W", "2", V4],
+                stdout=subprocess.PIPE, text=True,
+            )
+        while pings.poll() is None:
+            assert vzctl("set", 101, "--ipadd", "192.0.2.102", "--ipadd", V6).code == 0
+            assert vzctl("set", 101, "--ipadd", V4, "--ipdel", f"192.0.2.102 {V6}").code == 0
+            changes += 1
+        assert "1000 received" in pings.communicate()[0]
 
 
 def test_an_address_in_use(lan, node, running, vzctl):
