@@ -73,9 +73,9 @@ class Member(tarfile.TarInfo):
     archive: half of it would be a success."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:  # type: ignore[override]
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Member:
         try:
-            return super().frombuf(buf, encoding, errors)
+            return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as err:
