@@ -25,6 +25,7 @@ class Daemon:
 
     def __init__(self, sock: _socket.socket, pid: int) -> None:
         self.sock, self.pid = sock, pid
+        self._calling = False  # hello has been said and not been answered yet
 
     @classmethod
     def open(cls, paths: NodePaths, start: bool = True) -> Daemon:
@@ -53,6 +54,36 @@ class Daemon:
                 daemon.close()
                 raise
         raise ConnectionAbortedError(103, os.strerror(103))
+
+    @classmethod
+    def call(cls, paths: NodePaths) -> Daemon:
+        """Connect, starting one when there is none, and say hello; greeted() hears the answer.
+
+        Raises OSError."""
+        daemon = cls(cls._connect(paths, start=True), 0)
+        try:
+            daemon.send({"op": "hello"})
+        except ConnectionError:
+            daemon.close()
+            return cls.open(paths)
+        daemon._calling = True
+        return daemon
+
+    def greeted(self, paths: NodePaths) -> Daemon:
+        """A daemon that has answered and is of our version: mostly this one, else another one in
+        its place. Raises OSError when none answers."""
+        if not self._calling:
+            return self
+        self._calling = False
+        try:
+            hello = self.receive()
+            if hello.get("version") == vzpy.__version__:
+                self.pid = wire.number(hello, "pid")
+                return self
+        except ConnectionError:  # it was just ending, or was killed
+            pass
+        self.close()
+        return self.open(paths)
 
     @staticmethod
     def _connect(paths: NodePaths, start: bool) -> _socket.socket:

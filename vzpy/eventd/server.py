@@ -41,6 +41,8 @@ class Client:
             message, fds = wire.receive(self.sock)
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            return  # it has died before it read our answer; what it had said by then comes next
         except OSError:
             self.close()
             return
@@ -74,9 +76,11 @@ class Client:
             self.close()
 
     def offer(self, message: Message) -> bool:
-        """Send if there is room."""
+        """Send if there is room. Who has died needs no answer, but has said things before."""
         try:
             wire.send(self.sock, message, flags=_socket.MSG_DONTWAIT)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
         except OSError:
             return False
         return True

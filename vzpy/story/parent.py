@@ -41,6 +41,10 @@ class Caller:
         if self._launcher:
             os.waitpid(self._launcher, 0)
 
+    def sure(self) -> Caller:
+        """Who it really is: has to be asked before launch()."""
+        return self
+
     def launch(
         self, program: Program, filled: Filled, fds: list[int], talk: Conversation
     ) -> None:
@@ -81,6 +85,7 @@ class NodeDaemon(Caller):
     def __init__(self, paths: NodePaths, ctid: int, daemon: Daemon, report: Report) -> None:
         self.paths, self.ctid, self.daemon, self.report = paths, ctid, daemon, report
         self._master = -1
+        self._instead: Caller | None = None
         self._given: list[int] = []
         self._owes_answer = False
         self._begin()
@@ -92,7 +97,22 @@ class NodeDaemon(Caller):
         except OSError:
             pass  # launch() will find another one
 
+    def sure(self) -> Caller:
+        """Its answer to hello is only waited for here: it needs as long as a cgroup does."""
+        try:
+            daemon = self.daemon.greeted(self.paths)
+        except OSError as err:
+            self.report(Warned(text=_unattended(err)))
+            self._instead = Caller()
+            return self._instead
+        if daemon is not self.daemon:
+            self.daemon = daemon
+            self._begin()
+        return self
+
     def __exit__(self, *_: object) -> None:
+        if self._instead:
+            self._instead.__exit__()
         self.daemon.close()
         if self._master >= 0:
             os.close(self._master)
@@ -162,6 +182,8 @@ class NodeDaemon(Caller):
             self.daemon.request(message, [fd])
 
     def watch(self) -> None:
+        if self._instead:
+            return
         try:
             try:
                 self.daemon.send({"op": "watch", "ctid": self.ctid})
@@ -190,7 +212,7 @@ def of(paths: NodePaths, ctid: int, report: Report) -> Caller:
     from vzpy.eventd.client import Daemon
 
     try:
-        return NodeDaemon(paths, ctid, Daemon.open(paths), report)
+        return NodeDaemon(paths, ctid, Daemon.call(paths), report)
     except OSError as err:
         report(Warned(text=_unattended(err)))
         return Caller()

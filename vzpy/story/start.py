@@ -177,6 +177,7 @@ def prepared(
     granted = lambda: devices.before_birth(vps, cgroup, told.append)  # noqa: E731
     not_applied = limits.before_birth(vps, cgroup, told.append, granted)
 
+    keeper = keeper.sure()
     _step("launch", report)
     rlimits, shm_size, ptys = limits.born_with(vps.config)
     talk.ours.program = program = child.launcher(rlimits)
