@@ -108,9 +108,10 @@ def test_stock_tools(two, vzctl, cli):
 
 
 @pytest.mark.parametrize("disk", ["ext4"], indirect=True)
-def test_an_image(node):
+@pytest.mark.parametrize("layout", ["image", "image:xfs"])
+def test_an_image(node, layout):
     """A file system of its own, whose kernel knows no root of a user namespace either."""
-    vps = node.create(101, layout="image", quotaugidlimit=20, diskspace="400M")
+    vps = node.create(101, layout=layout, quotaugidlimit=20, diskspace="500M")
     idle(vps)
     vps.start()
     users(vps)
