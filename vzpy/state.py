@@ -26,6 +26,7 @@ _TRIES = 3
 # that comes just then waits instead of failing, since nobody asked for that work.
 BRIEFLY = "settling"
 _PATIENCE = 60  # seconds
+_NO_TMPFILE = (21, 22, 95)  # EISDIR, EINVAL, EOPNOTSUPP
 
 
 # Facts of a start
@@ -223,22 +224,35 @@ class Lock:
         raise VzError("Unable to lock container", Exit.SYSTEM)
 
     def _link(self, text: str) -> bool:
-        temp = f"{self.path}{os.urandom(4).hex()}"
         try:
             os.makedirs(self.dir, 0o700, exist_ok=True)
-            fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            fd, temp = self._new()
         except OSError as err:
             hint = "use --skiplock option" if err.errno == 30 else ""
             raise VzError.of("Unable to lock container", err, Exit.SYSTEM, hint=hint) from err
         try:
             os.write(fd, text.encode())
-            os.link(temp, self.path)
+            # With a descriptor it is linkat(2), which follows that link.
+            os.link(temp or f"/proc/self/fd/{fd}", self.path, src_dir_fd=fd)
         except FileExistsError:
             return False
         finally:
             os.close(fd)
-            os.unlink(temp)
+            if temp:
+                os.unlink(temp)
         return True
+
+    def _new(self) -> tuple[int, str]:
+        """A file without a name, of which a kill leaves nothing; where the file system has no such
+        (O_TMPFILE of open(2)) with one. Raises OSError."""
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        try:
+            return os.open(self.dir, flags | os.O_TMPFILE, 0o644), ""
+        except OSError as err:
+            if err.errno not in _NO_TMPFILE:
+                raise
+        temp = f"{self.path}{os.urandom(4).hex()}"
+        return os.open(temp, flags | os.O_CREAT | os.O_EXCL, 0o644), temp
 
     def _check_holder(self, patient: bool) -> bool:
         """Raise Locked while the holder lives, or False while it is a brief one and we are
