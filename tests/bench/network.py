@@ -32,12 +32,15 @@ from pathlib import Path
 import peers
 from bed import Bed, Failed, Sample, call, keep, lacking, median, run_bench, say
 
-from vzpy import config
+from vzpy import config, tasks
 from vzpy.events import silent
 from vzpy.kernel import mount as m
 from vzpy.kernel import proc, process
+from vzpy.kernel.elf import FIRST
+from vzpy.kernel.program import Program
 from vzpy.story import net
 from vzpy.story.start import facts_of
+from vzpy.sync import Channel
 
 sys.path.append(str(Path(__file__).parents[1] / "node"))
 from wire import Lan, Net, inside, ip
@@ -145,8 +148,7 @@ def many(bed: Bed, count: int) -> dict[str, object]:
                 "VE_LAYOUT": "overlay",
             })
             undo.callback(os.unlink, vps.conf_path)
-            pid = _sleeper()
-            undo.callback(_end, pid)
+            pid = _sleeper(undo)
             facts = facts_of(vps, pid, "")
             os.makedirs(f"{bed.node.paths.run}/{ctid}", exist_ok=True)
             undo.callback(shutil.rmtree, f"{bed.node.paths.run}/{ctid}", ignore_errors=True)
@@ -161,26 +163,24 @@ def many(bed: Bed, count: int) -> dict[str, object]:
     return found
 
 
-def _sleeper() -> int:
-    ready, told = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            process.unshare(process.CLONE_NEWNET)
-            os.write(told, b".")
-            process.close_all_but([])
-            while True:
-                time.sleep(1000)
-        finally:
-            os._exit(1)
-    os.close(told)
-    os.read(ready, 1)
-    os.close(ready)
+def _sleeper(undo: ExitStack) -> int:
+    """No fork of ours: a thousand that share our memory would make each page fault of ours dear."""
+    ours, theirs = Channel.pair()
+    undo.callback(ours.close)
+    calls = Program(FIRST)
+    calls.call("unshare", process.CLONE_NEWNET)
+    tasks.say(calls, b"ready")
+    tasks.wait(calls)
+    pid = calls.start([theirs.fileno()])
+    undo.callback(_end, pid)
+    theirs.close()
+    if ours.receive()[0] != b"ready":
+        raise Failed("no network namespace")
     return pid
 
 
 def _end(pid: int) -> None:
-    os.kill(pid, 9)
+    os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
