@@ -15,6 +15,7 @@ import errno
 
 from vzpy.kernel import bpf, rtnetlink
 from vzpy.kernel.bpf import R0, R1, R2, R3, R4, R6, R10, Code, Opened
+from vzpy.once import once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,17 +167,11 @@ def _key(address: bytes) -> bytes:
 
 
 _programs: dict[tuple[object, ...], bytes] = {}
-_PROGRAMS_MAX = 64
 
 
 def _made(program: Callable[..., bytes], *of: int | bytes) -> bytes:
     """program(*of), made once: descriptors have mostly the same numbers the next time."""
-    code = _programs.get((program, *of))
-    if code is None:
-        if len(_programs) >= _PROGRAMS_MAX:
-            _programs.clear()
-        code = _programs[program, *of] = program(*of)
-    return code
+    return once(_programs, (program, *of), lambda: program(*of))
 
 
 def from_vps(known: int, counters: int, mac: bytes) -> bytes:

@@ -12,6 +12,7 @@ from vzpy import mountplan, ns, tasks
 from vzpy.kernel import mount as m
 from vzpy.kernel import process
 from vzpy.kernel.program import OWN, Blank, Number, Program
+from vzpy.once import once
 from vzpy.record import record
 from vzpy.sync import CONSOLE, LISTENER, NOTIFY, READY, TABLE
 
@@ -88,17 +89,15 @@ def live(calls: Later, birth: Birth, hostname: bytes, uuid: bytes) -> None:
 
 def _once(calls: Calls, key: object, write: Callable[[], None]) -> None:
     """Most VPSs have the same lists, which are made once."""
-    if made := _made.get(key):
-        calls.take(made)
-        return
-    write()
-    if len(_made) >= _MADE_MAX:
-        _made.clear()
-    _made[key] = calls
+
+    def make() -> Calls:
+        write()
+        return calls
+
+    calls.take(once(_made, key, make))
 
 
 _made: dict[object, Calls] = {}
-_MADE_MAX = 32
 
 
 class _Task:

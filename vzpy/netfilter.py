@@ -16,6 +16,7 @@ import os
 import struct
 
 from vzpy.kernel.netlink import NLM_F_ACK, NLM_F_CREATE, Request, attr, nested
+from vzpy.once import once
 
 DISABLED, STATELESS, STATEFUL, FULL = "disabled", "stateless", "stateful", "full"
 TABLES = {STATELESS: "vz_stateless", STATEFUL: "vz_stateful"}
@@ -127,9 +128,7 @@ _made: dict[str, bytes] = {}
 
 def transaction(level: str) -> bytes:
     """What makes the table of a level (TABLES), to be sent in its namespace; see confirm()."""
-    if level not in _made:
-        _made[level] = _transaction(level)
-    return _made[level]
+    return once(_made, level, lambda: _transaction(level))
 
 
 def _transaction(level: str) -> bytes:
