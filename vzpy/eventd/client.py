@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 5.0  # seconds for an answer
 _TRIES = 3
+_HELLO: Message = {"op": "hello"}
 
 
 class Daemon:
@@ -38,14 +39,12 @@ class Daemon:
             sock = cls._connect(paths, start)
             daemon = cls(sock, 0)
             try:
-                hello = daemon.request({"op": "hello"})
-                if start and not renewed and hello.get("version") != vzpy.__version__:
-                    renewed = True
-                    daemon.request({"op": "renew"})
-                    daemon.close()
-                    continue
-                daemon.pid = wire.number(hello, "pid")
-                return daemon
+                daemon.send(_HELLO)
+                if daemon._hear_hello() or not start or renewed:
+                    return daemon
+                renewed = True
+                daemon.request({"op": "renew"})
+                daemon.close()
             except ConnectionError:  # it was just ending, or was killed
                 daemon.close()
                 if not left:
@@ -62,7 +61,7 @@ class Daemon:
         Raises OSError."""
         daemon = cls(cls._connect(paths, start=True), 0)
         try:
-            daemon.send({"op": "hello"})
+            daemon.send(_HELLO)
         except ConnectionError:
             daemon.close()
             return cls.open(paths)
@@ -76,14 +75,18 @@ class Daemon:
             return self
         self._calling = False
         try:
-            hello = self.receive()
-            if hello.get("version") == vzpy.__version__:
-                self.pid = wire.number(hello, "pid")
+            if self._hear_hello():
                 return self
         except ConnectionError:  # it was just ending, or was killed
             pass
         self.close()
         return self.open(paths)
+
+    def _hear_hello(self) -> bool:
+        """Whether the daemon that answers is of our version. Raises OSError."""
+        hello = self.receive()
+        self.pid = wire.number(hello, "pid")
+        return hello.get("version") == vzpy.__version__
 
     @staticmethod
     def _connect(paths: NodePaths, start: bool) -> _socket.socket:
