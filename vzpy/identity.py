@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from vzpy import state
-from vzpy.errors import Exit, NoSuchVPS, NotRunning, VzError
+from vzpy.errors import Exit, NoSuchVPS, VzError
 from vzpy.kernel.proc import slurp
 from vzpy.model import IdRange, layout_name
 from vzpy.record import record
@@ -135,10 +135,7 @@ class Identity:
 
     def running(self) -> Facts:
         """The facts of its start. Raises NotRunning (31)."""
-        facts = self.facts()
-        if facts is None:
-            raise NotRunning
-        return facts
+        return state.running(self.node.paths, self.ctid)
 
     def require(self) -> None:
         """Raises NoSuchVPS (14) without an N.conf; VzError 21 for number 0, the host."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from vzpy.errors import Exit, Locked, VzError
+from vzpy.errors import Exit, Locked, NotRunning, VzError
 from vzpy.events import silent
 from vzpy.kernel.proc import boot_id, life, slurp, starttime
 from vzpy.model import RUN, Facts, NodePaths
@@ -101,8 +101,16 @@ def find(paths: NodePaths, ctid: int) -> Facts | None:
     return facts if facts and _lives(facts)[1] else None
 
 
+def running(paths: NodePaths, ctid: int) -> Facts:
+    """The same. Raises NotRunning (31)."""
+    facts = find(paths, ctid)
+    if facts is None:
+        raise NotRunning
+    return facts
+
+
 def begun(paths: NodePaths, ctid: int) -> Facts | None:
-    """The same, of one whose init has yet to be executed too."""
+    """As find(), of one whose init has yet to be executed too."""
     facts = read_facts(paths, ctid)
     return facts if facts and alive(facts) else None
 

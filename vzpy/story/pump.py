@@ -11,7 +11,7 @@ import select
 import time
 
 from vzpy import state
-from vzpy.errors import Exit, NotRunning, VzError
+from vzpy.errors import Exit, VzError
 from vzpy.model import Facts, NodePaths
 from vzpy.record import record
 from vzpy.story import enter
@@ -83,9 +83,7 @@ def run_in(
 
     Raises NotRunning (31); VzError 15 after the timeout (seconds); VzError 47 when the program
     cannot be executed."""
-    facts = state.find(paths, ctid)
-    if facts is None:
-        raise NotRunning
+    facts = state.running(paths, ctid)
     try:
         return run(
             facts, candidates, stdin=stdin, stdout=stdout, stderr=stderr, env=env,
