@@ -160,9 +160,14 @@ def shorten(fd: int, kind: int, qid: int, graces: tuple[int, int], just: bool = 
     return bool(valid)
 
 
+def shorten_project(fd: int, found: QuotaFile, just: bool = False) -> None:
+    """The same of a quota, by its file."""
+    shorten(fd, q.PRJQUOTA, found.project, (found.space.grace, found.inodes.grace), just)
+
+
 def shorten_all(fd: int, found: QuotaFile) -> None:
     """The same of a quota and, where they are limited, its users and groups."""
-    shorten(fd, q.PRJQUOTA, found.project, (found.space.grace, found.inodes.grace))
+    shorten_project(fd, found)
     if found.ugid_active:
         ids = range_of(found)
         for ugid in ugids(fd, ids):

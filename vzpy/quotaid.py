@@ -13,7 +13,6 @@ import os
 
 from vzpy import qgroup, quota, quotatree
 from vzpy.fault import fault
-from vzpy.kernel import quotactl as q
 from vzpy.kernel.proc import boot_id, mounts_below
 from vzpy.lockfile import Flock
 from vzpy.projects import Registry
@@ -328,11 +327,10 @@ class Quota:
         return found
 
     def shorten(self, found: QuotaFile, just: bool = False) -> None:
-        """The grace of the quota in place of that of the file system (quota.shorten)."""
+        """The grace of the quota in place of that of the file system (quota.shorten_project)."""
         fd = self.open(found.path)
         try:
-            graces = (found.space.grace, found.inodes.grace)
-            quota.shorten(fd, q.PRJQUOTA, found.project, graces, just)
+            quota.shorten_project(fd, found, just)
         finally:
             os.close(fd)
 
