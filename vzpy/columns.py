@@ -75,19 +75,19 @@ ORDER = (
 EXTRA = ("configured_ip", "cpumask", "nodemask")
 _SUFFIXES = {"ubc": "mblf", "disk": "sh"}
 _PARAMS = {param.column.partition(" ")[0]: param for param in PARAMS if param.column}
-_NO_PARAMS = {
-    "ctid": "ctid CTID %10d number",
-    "veid": "veid CTID %10d number",
-    "vpsid": "vpsid CTID %10d number",
-    "smart_name": "smart_name SMARTNAME %10s string",
-    "status": "status STATUS %-9s status",
-    "laverage": "laverage LAVERAGE %14s laverage",
-    "uptime": "uptime UPTIME %15s uptime",
-    "vswap": "vswap VSWAP %5s bool",
-    "configured_ip": "configured_ip CFG_IP_ADDR %-15s list",
-    "cpumask": "cpumask CPUMASK %16s string",
-    "nodemask": "nodemask NODEMASK %16s string",
-}
+_NO_PARAMS = {text.partition(" ")[0]: text for text in (
+    "ctid CTID %10d number",
+    "veid CTID %10d number",
+    "vpsid CTID %10d number",
+    "smart_name SMARTNAME %10s string",
+    "status STATUS %-9s status",
+    "laverage LAVERAGE %14s laverage",
+    "uptime UPTIME %15s uptime",
+    "vswap VSWAP %5s bool",
+    "configured_ip CFG_IP_ADDR %-15s list",
+    "cpumask CPUMASK %16s string",
+    "nodemask NODEMASK %16s string",
+)}
 
 
 def _ctid(row: Row) -> int:

@@ -101,7 +101,7 @@ def write(data: bytes | bytearray, calls: bytes | bytearray) -> int:
     return fd
 
 
-def start(file: int, fds: list[int], name: str = LAUNCHER) -> int:
+def start(file: int, fds: list[int]) -> int:
     """Run a program (Program.load) as a child, with all signals blocked and none ignored but 32 and
     33, which the C library keeps to itself and ignores: its pid.
 
@@ -113,7 +113,7 @@ def start(file: int, fds: list[int], name: str = LAUNCHER) -> int:
     numbers = (to for to, fd in enumerate(fds, FIRST) if fd >= 0)
     try:
         return os.posix_spawn(
-            f"/proc/self/fd/{lifted[0]}", [name], {},
+            f"/proc/self/fd/{lifted[0]}", [LAUNCHER], {},
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(lifted[1:], numbers)],
             setsigmask=_signal.valid_signals(), setsigdef=_signal.valid_signals(),
         )

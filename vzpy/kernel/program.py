@@ -92,7 +92,7 @@ class Calls:
 
     def label(self, name: str) -> None:
         """The next call has that name."""
-        self._labels[name] = self._calls_at + len(self._rows)
+        self._labels[name] = self._here()
 
     def call(
         self, name: str, *arguments: Argument, result: int = -1, kept: int = _RESULT,
@@ -106,7 +106,7 @@ class Calls:
                   the label of the call that follows such a result, "" = the next one
         about     a path, for the error"""
         here = len(self._rows)
-        following = self._calls_at + here + _ROW
+        following = self._here() + _ROW
         words = [x & _WORD if isinstance(x, int) else self._word(x) for x in arguments]
         words += [0] * (6 - len(words))
         self._numbers += [
