@@ -485,13 +485,12 @@ def best_of(count: int, act) -> float:
 
 @pytest.mark.slow
 def test_vzubc_of_a_hundred(node, cli):
-    """In 0.3 s; in the emulated machine in as much more as a bare Python takes longer than 9 ms."""
+    """In 0.3 s; on a slower machine in as much more as a bare Python takes longer than 9 ms."""
     vpss = [node.create(101 + i) for i in range(100)]
     for vps in vpss:
         vps.start()
     assert cli("vzubc").stdout.count("\nCT ") == 100
-    bare = best_of(10, lambda: subprocess.run(["python3", "-IS", "-c", "pass"], check=True))
+    bare = best_of(10, lambda: subprocess.run(["/usr/bin/python3", "-IS", "-c", "pass"], check=True))
     best = best_of(5, lambda: cli("vzubc"))
     print(f"vzubc of 100 VPSs: {best:.3f} s, a bare Python {bare:.3f} s")
-    slower = bare / 0.009 if os.environ.get("VZ_TEST_VM") == "1" else 1
-    assert best < 0.3 * slower
+    assert best < 0.3 * max(1, bare / 0.009)
