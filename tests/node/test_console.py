@@ -145,3 +145,17 @@ def test_the_boot_log_is_of_this_start_and_stays_after_the_stop(vps, vzctl):
     tools.wait_for(lambda: b"second" in shown(vps))
     shows = vzctl("console", 101, "--log").stdout  # services of the guest have their word too
     assert "second\r\n" in shows and "first" not in shows
+
+
+def test_the_console_of_one_that_has_ended_meanwhile_leaves_nothing(vps):
+    """A start does not wait until the daemon has heard of it, nor does what comes next."""
+    daemon = Daemon.open(vps.node.paths)
+    master, slave = os.openpty()
+    os.write(slave, b"late\n")
+    daemon.send({"op": "console", "ctid": vps.ctid}, [master])
+    daemon.request({"op": "hello"})
+    time.sleep(0.1)  # a daemon that had taken it would have read by now
+    assert not os.path.exists(f"{vps.node.paths.run}/console")
+    for fd in (master, slave):
+        os.close(fd)
+    daemon.close()

@@ -70,8 +70,7 @@ class Console:
 
     def record(self, data: bytes) -> None:
         try:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(self.log, flags, 0o600)
+            fd = self._open_log()
             try:
                 if os.fstat(fd).st_size > _LOG_HALF:
                     os.rename(self.log, f"{self.log}.old")
@@ -80,6 +79,14 @@ class Console:
                 os.close(fd)
         except OSError:
             pass  # a full disk stops no console
+
+    def _open_log(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(self.log, flags, 0o600)
+        except FileNotFoundError:  # the first of all, or the folder went with the log of another
+            os.makedirs(os.path.dirname(self.log), 0o700, True)
+            return os.open(self.log, flags, 0o600)
 
     def write(self, data: bytes) -> None:
         """What is typed; what the guest does not take is lost, as on a serial line."""
@@ -120,14 +127,12 @@ class Consoles:
     # Requests
 
     def new(self, client: Client, message: Message, fds: list[int]) -> None:
-        """The master of a VPS that is being started; its log begins anew."""
+        """The master of a VPS that is being started; its log begins anew. Nobody waits for this, so
+        that the VPS may have ended meanwhile, and have been destroyed."""
         ctid = wire.number(message, "ctid")
-        state.forget_console(self.daemon.paths, ctid)
-        try:
-            os.makedirs(os.path.dirname(state.console_log(self.daemon.paths, ctid)), 0o700, True)
-        except OSError:
-            pass
-        self.install(ctid, fds.pop(0))
+        if state.read_facts(self.daemon.paths, ctid):
+            state.forget_console(self.daemon.paths, ctid)
+            self.install(ctid, fds.pop(0))
 
     def attach(self, client: Client, message: Message, fds: list[int]) -> Message:
         """From now on the client gets what the console shows, and may type."""
