@@ -22,7 +22,7 @@ from .host import VMError, cache_dir, check_machine, ensure_packages
 pytestmark = pytest.mark.vm
 
 CACHE_INSIDE = "/var/cache/vzpy-tests"
-NODE_TIMEOUT_S = 2400.0
+NODE_TIMEOUT_S = 3600.0
 
 # Emulation makes an hour of the whole suite's minutes. So the heart of it runs here each time: what
 # a VPS is, its life, and limits that only this machine has; `make test-vm` runs all but what
