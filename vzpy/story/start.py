@@ -25,7 +25,7 @@ from vzpy.record import record
 from vzpy.story import ctscript, devices, enter, limits, owner, parent
 from vzpy.story.conversation import Conversation
 from vzpy.story.mount import mount_root, quota_on, quota_tight, umount_root
-from vzpy.story.newborn import Newborn, root_of
+from vzpy.story.newborn import Newborn, files_of
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
 from vzpy.sync import MAPPED
@@ -222,8 +222,8 @@ def prepared(
     if manner.setup and any(map(vps.config.value, ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN"))):
         from vzpy.story import guest
 
-        # Into a clone: the task is mounting its /run in the other one.
-        files, below = root_of(vps)
+        # Not into its clone: the task is mounting its /run there.
+        files, below = files_of(vps)
         talk.hand_over(files, *(fd for _, fd in below))
         guest.before_birth(files, vps.config, vps.ids)
     talk.handed_over()
