@@ -145,7 +145,10 @@ def umount_root(vps: VPS, root: str, report: Report, hooks: bool = True) -> None
         scripts.run(vps.node.paths, vps.ctid, "umount")
     fault("umount-root")
     try:
-        rootfs.umount(root)
+        if vps.layout == "overlay":
+            rootfs.umount_overlay(root)
+        else:
+            rootfs.umount(root)
     except OSError as err:
         raise VzError.of(f"Can't umount {root}", err, Exit.FS_CANTUMOUNT) from err
     report(Unmounted())
