@@ -8,7 +8,7 @@ import os
 import time
 
 from vzpy import cgroups, child, ns, rootfs, scripts, state, ubc
-from vzpy.errors import AlreadyRunning, Exit, NotRunning, VzError
+from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import (
     NotApplied,
     Started,
@@ -124,8 +124,9 @@ def steps(vps: VPS, report: Report, undo: Undo, manner: Manner) -> tuple[Facts, 
         _step("start-script", report)
         try:
             ctscript.run(vps, facts, "start")
-        except NotRunning:
-            talk.go()  # tells what the task has died of
+        except VzError:
+            if not state.alive(facts):
+                talk.go()  # tells what the task has died of
             raise
         quota_tight(vps)
         _step("go", report)
