@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vzpy.kernel.program import Calls, Later
-    from vzpy.mountplan import Fresh, Here, Host, Made, Seen
+    from vzpy.mountplan import Fresh, Host, Made, Seen
 
 NOTIFY_SOCKET = b"/run/host/notify"
 
 # Steps of the child; fault injection cuts at each (DESIGN 5.3).
 STEPS = (
-    "child-net", "child-time", "child-prepare", "child-root", "child-mounts", "child-console",
-    "child-exec",
+    "child-early", "child-net", "child-time", "child-prepare", "child-root", "child-mounts",
+    "child-console", "child-exec",
 )  # fmt: skip
 
 # Descriptors of the program: what it is given, then what comes with MAPPED, the root and those of
@@ -47,6 +47,7 @@ class Birth:
     init: tuple[bytes, ...]  # paths to try, in order
     argv: tuple[bytes, ...]
     env: tuple[tuple[bytes, bytes], ...]
+    container: str  # what it is told to be in
     capabilities: int
     filters: tuple[bytes, ...]
     seen: Seen
@@ -59,7 +60,7 @@ class Birth:
     handover: bytes = b""  # filter of the calls that vzeventd answers
 
 
-def launcher(rlimits: tuple[tuple[int, int], ...]) -> Program:
+def launcher(rlimits: tuple[tuple[int, int], ...], seen: Seen) -> Program:
     """What the launcher does, and the first task until it knows more. Its number `base` is that of
     the ids; it is given a socket, the cgroup and the memory of the second list.
 
@@ -71,19 +72,19 @@ def launcher(rlimits: tuple[tuple[int, int], ...]) -> Program:
         tasks.switch_on(calls, rlimits, own)
         tasks.own_namespaces(calls, Number("base"))
         tasks.clone(calls, ns.SEVEN, _CGROUP)
-        tasks.wait_for_more(calls, _MEMORY, _ROOT)
+        tasks.begin(calls, _MEMORY, _ROOT)
+        _Mounts(calls, mountplan.plan(seen, "")).prepare(needs_ids=False)
+        tasks.wait_for_more(calls, _ROOT)
 
-    _once(calls, (rlimits, own, os.cpu_count()), write)
+    _once(calls, (rlimits, own, os.cpu_count(), seen, _faults()), write)
     return calls
 
 
 def live(calls: Later, birth: Birth, hostname: bytes, uuid: bytes) -> None:
     """Write the second list: the life of the first task from MAPPED on, until it is init. With
     MAPPED come descriptors of the root and of the mounts of `birth.below`."""
-    host = mountplan.here()
-    faults = os.environ.get("VZ_TEST_STOP_AT"), os.environ.get("VZ_TEST_FAIL_AT")
-    task = _Task(calls, birth, host, len(hostname))
-    _once(calls, (birth, host, len(hostname), faults), task.live)
+    task = _Task(calls, birth, len(hostname))
+    _once(calls, (birth, len(hostname), _faults()), task.live)
     calls.write({"hostname": hostname, "uuid": uuid, **tasks.clocks()})
 
 
@@ -100,32 +101,76 @@ def _once(calls: Calls, key: object, write: Callable[[], None]) -> None:
 _made: dict[object, Calls] = {}
 
 
+def _faults() -> tuple[str | None, str | None]:
+    return os.environ.get("VZ_TEST_STOP_AT"), os.environ.get("VZ_TEST_FAIL_AT")
+
+
+def _step(calls: Calls, name: str) -> None:
+    """With the faults that tests ask for (fault.py)."""
+    calls.step = name
+    stop, fail = _faults()
+    if stop == name:
+        calls.call("exit_group", _KILLED)  # process 1 does not hear its own SIGKILL
+    if fail == name:
+        calls.fail(errno.EIO)
+
+
+class _Mounts:
+    """The mounts of a plan, which have the numbers from OWN + 1 on, in order."""
+
+    def __init__(self, calls: Calls, plan: list[Fresh | Host | Made]) -> None:
+        self.calls, self.plan = calls, plan
+        mounts = [part for part in plan if not isinstance(part, mountplan.Made)]
+        self.numbered = list(enumerate(mounts, OWN + 1))
+
+    def prepare(self, needs_ids: bool) -> None:
+        """Make those that the host's user namespace has to map first, or the others."""
+        _step(self.calls, "child-prepare" if needs_ids else "child-early")
+        for number, part in self.numbered:
+            if part.needs_ids == needs_ids:
+                self._at(part)
+                part.prepare(self.calls, number)
+
+    def place(self) -> None:
+        numbers = {part.target: number for number, part in self.numbered}
+        for part in self.plan:
+            self._at(part)
+            if isinstance(part, mountplan.Made):
+                part.make(self.calls)
+            else:
+                mountplan.place(self.calls, part.target, numbers[part.target], part.is_dir)
+
+    def _at(self, part: Fresh | Host | Made) -> None:
+        step = self.calls.step.partition(":")[0]
+        self.calls.step = f"{step}: {part.describe()}"
+
+
 class _Task:
-    def __init__(self, calls: Calls, birth: Birth, host: Here, hostname: int) -> None:
-        self.calls, self.birth, self.host, self.hostname = calls, birth, host, hostname
+    def __init__(self, calls: Calls, birth: Birth, hostname: int) -> None:
+        self.calls, self.birth, self.hostname = calls, birth, hostname
 
     def live(self) -> None:
         calls, birth = self.calls, self.birth
-        self.plan = mountplan.plan(birth.seen, self.host)
-        self.step("child-net")
+        mounts = _Mounts(calls, mountplan.plan(birth.seen, birth.container))
+        _step(calls, "child-net")
         tasks.loopback_up(calls)
         if birth.table:
             tasks.keep_table(calls, TABLE, birth.table)
 
-        self.step("child-time")
+        _step(calls, "child-time")
         tasks.become_root(calls)
         tasks.new_time(calls)
 
-        self.step("child-prepare")
-        mounts = self.prepare()
+        mounts.prepare(needs_ids=True)
 
-        self.step("child-root")
+        _step(calls, "child-root")
         mountplan.enter_root(calls, _ROOT)
 
-        self.step("child-mounts")
-        self.place(mounts)
+        _step(calls, "child-mounts")
+        mounts.place()
+        self.mounts_below()
 
-        self.step("child-console")
+        _step(calls, "child-console")
         self.console()
         if birth.notify:
             tasks.notify_socket(calls, NOTIFY, NOTIFY_SOCKET)
@@ -135,41 +180,15 @@ class _Task:
         calls.call("sethostname", Blank("hostname", self.hostname), self.hostname)
         tasks.say(calls, READY)
 
-        self.step("child-exec")
+        _step(calls, "child-exec")
         self.become_init()
 
-    def step(self, name: str) -> None:
-        """With the faults that tests ask for (fault.py)."""
-        self.calls.step = name
-        if os.environ.get("VZ_TEST_STOP_AT") == name:
-            self.calls.call("exit_group", _KILLED)  # process 1 does not hear its own SIGKILL
-        if os.environ.get("VZ_TEST_FAIL_AT") == name:
-            self.calls.fail(errno.EIO)
-
-    def prepare(self) -> dict[str, int]:
-        """Descriptors of the mounts of the plan, by where they belong."""
-        mounts = [part for part in self.plan if not isinstance(part, mountplan.Made)]
-        for number, part in enumerate(mounts, OWN + 1):
-            self.at(part)
-            part.prepare(self.calls, number)
-        return {part.target: number for number, part in enumerate(mounts, OWN + 1)}
-
-    def place(self, mounts: dict[str, int]) -> None:
+    def mounts_below(self) -> None:
         calls, birth = self.calls, self.birth
-        for part in self.plan:
-            self.at(part)
-            if isinstance(part, mountplan.Made):
-                part.make(calls)
-            else:
-                mountplan.place(calls, part.target, mounts[part.target], part.is_dir)
         for number, path in enumerate(birth.below, _BELOW):
             calls.step = f"child-mounts: /{path}"
             mountplan.place(calls, path, number)
         mountplan.bind_nodes(calls, birth.nodes_at, birth.nodes)
-
-    def at(self, part: Fresh | Host | Made) -> None:
-        step = self.calls.step.partition(":")[0]
-        self.calls.step = f"{step}: {part.describe()}"
 
     def console(self) -> None:
         """/dev/console: the slave of a pty of the VPS itself, whose master is handed over; else

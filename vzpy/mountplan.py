@@ -1,7 +1,8 @@
 """The mount plan of a VPS: what its first task makes, and where that stands in the new root.
 
 Everything is prepared while the host's tree is still there (a fresh proc or sysfs is refused once
-it is gone), and placed after pivot_root. Calls of a program (kernel/program.py)."""
+it is gone), most of it before the ids are mapped, while the tool mounts the root; and placed after
+pivot_root. Calls of a program (kernel/program.py)."""
 
 from __future__ import annotations
 
@@ -28,22 +29,15 @@ _AT_REMOVEDIR = 0x200
 
 @record
 class Seen:
-    """What the mount plan has to know of one VPS."""
+    """What the mounts of one VPS depend on, of itself and of the host as it is now."""
 
-    container: str  # value of container=, as in the environment of init
     shm_size: str = ""  # of /dev/shm, e.g. "86016k"; "" = the kernel's default
     own_pts: bool = True  # else /dev/pts is handed over, a mount of the host's
+    covered: tuple[str, ...] = ()  # directories below /sys
+    lxcfs: tuple[str, ...] = ()  # files of /proc, and directories of /sys, that lxcfs serves
 
 
-@record
-class Here:
-    """What it has to know of the host, as it is now."""
-
-    covered: tuple[str, ...]  # directories below /sys
-    lxcfs: tuple[str, ...]  # files of /proc, and directories of /sys, that lxcfs serves
-
-
-def here() -> Here:
+def seen(shm_size: str, own_pts: bool) -> Seen:
     """lxcfs shows the VPS's own memory, load and CPUs, where the host runs it. Its uptime is left
     out: the time namespace gives that, and to sysinfo(2) too."""
     covered = ("block", "class/block", "dev/block", "firmware")
@@ -52,7 +46,8 @@ def here() -> Here:
         served += [_CPUS] * os.path.isdir(f"{_LXCFS}/{_CPUS}")
     except OSError:  # not installed, or its daemon is dead (ENOTCONN)
         served = []
-    return Here(tuple(x for x in covered if os.path.isdir(f"/sys/{x}")), tuple(served))
+    there = tuple(x for x in covered if os.path.isdir(f"/sys/{x}"))
+    return Seen(shm_size, own_pts, there, tuple(served))
 
 
 @record
@@ -64,6 +59,11 @@ class Fresh:
     attr: int
     options: dict[str, str | None]
     is_dir: bool = True
+
+    @property
+    def needs_ids(self) -> bool:
+        """It cannot be made before the user namespace is mapped."""
+        return "gid" in self.options
 
     def describe(self) -> str:
         shown = "".join(f",{k}={v}" if v else f",{k}" for k, v in self.options.items())
@@ -89,6 +89,7 @@ class Host:
     target: str
     source: str
     is_dir: bool = False
+    needs_ids = False
 
     def describe(self) -> str:
         return f"host's {self.source} on /{self.target}"
@@ -142,8 +143,10 @@ def _node(target: str, kind: int) -> Made:
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
-def plan(seen: Seen, host: Here) -> list[Fresh | Host | Made]:
+def plan(seen: Seen, container: str) -> list[Fresh | Host | Made]:
     """Everything a VPS finds mounted, in order.
+
+    container  value of container=, as in the environment of init
 
     /sys is read-only because udevd, networkd and logind take a writable one for a real machine.
     Since directories of /sys are covered, a whole sysfs and proc stand in /dev/.vz: without an
@@ -160,9 +163,9 @@ def plan(seen: Seen, host: Here) -> list[Fresh | Host | Made]:
         Fresh("sys/fs/cgroup", "cgroup2", closed, {}),
         *(
             Fresh(f"sys/{d}", "tmpfs", RDONLY | closed, empty)
-            for d in host.covered
+            for d in seen.covered
         ),
-        *(Host(path, f"{_LXCFS}/{path}", is_dir=path == _CPUS) for path in host.lxcfs),
+        *(Host(path, f"{_LXCFS}/{path}", is_dir=path == _CPUS) for path in seen.lxcfs),
         Fresh("dev", "tmpfs", NOSUID | NOEXEC, {"mode": "0755", "size": "65536k"}),
         _directory("dev/.vz"),
         _directory("dev/.vz/proc"),
@@ -183,7 +186,7 @@ def plan(seen: Seen, host: Here) -> list[Fresh | Host | Made]:
         _link("dev/stderr", "/proc/self/fd/2"),
         Fresh("run", "tmpfs", NOSUID | NODEV, {"mode": "0755"}),
         _directory("run/host"),
-        _file("run/host/container-manager", seen.container.encode() + b"\n"),
+        _file("run/host/container-manager", container.encode() + b"\n"),
         _file("run/host/container-uuid", Blank("uuid", UUID_LENGTH, after=b"\n")),
         # Things nobody may open. systemd takes the socket where it wants a block device.
         _directory("run/host/inaccessible"),

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import select
 import sys
 
 from vzpy.errors import VzError
@@ -109,6 +110,10 @@ class Channel:
             return BORN, [packet[len(BORN) :]], fd
         word, *fields = packet.split(b"\0")
         return word, fields, fd
+
+    def is_silent(self) -> bool:
+        """Nothing has been said, and the other end is there."""
+        return not select.select([self.sock], [], [], 0)[0]
 
     def born(self) -> int:
         """The pid of the task, which has to be told next.

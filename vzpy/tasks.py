@@ -70,13 +70,18 @@ def wait(calls: Calls) -> None:
     calls.call("recvfrom", calls.tell, room, 64, 0, 0, 0, zero="failed")
 
 
-def wait_for_more(calls: Program, memory: int, free: int) -> None:
-    """For the word that the second list stands in `memory`. Descriptors that come with it get the
-    numbers from `free` on: all below are in use, and what is above is closed."""
+def begin(calls: Program, memory: int, free: int) -> None:
+    """The second list will stand in `memory`; of descriptors there are those below `free`."""
     calls.map_later(memory)
     for fd in range(3):
         calls.call("dup3", calls.tell, fd, 0)
     calls.call("close_range", free, 0xFFFFFFFF, 0)
+
+
+def wait_for_more(calls: Program, free: int) -> None:
+    """For the word that the second list has been written. Descriptors that come with it get the
+    numbers from `free` on; of the program's own those above OWN stay."""
+    calls.call("close_range", free, OWN, 0)
     word = calls.words(calls.room(bytes(63)), 64)  # struct iovec
     message = calls.words(0, 0, word, 1, calls.room(bytes(_CONTROL)), _CONTROL, 0)
     calls.go_on("recvmsg", calls.tell, message, _MSG_CMSG_CLOEXEC)

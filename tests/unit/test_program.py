@@ -173,7 +173,8 @@ def test_words_and_strings(ends):
 def test_a_second_list_is_written_while_the_first_one_waits(ends):
     ours, theirs = ends
     calls = Program(TELL)
-    tasks.wait_for_more(calls, GIVEN, GIVEN + 1)
+    tasks.begin(calls, GIVEN, GIVEN + 1)
+    tasks.wait_for_more(calls, GIVEN + 1)
     later = calls.second()
     pid = calls.start([theirs.fileno(), later.memory])
     theirs.close()
@@ -192,7 +193,8 @@ def test_a_second_list_is_written_while_the_first_one_waits(ends):
 def test_a_second_list_that_never_comes(ends):
     ours, theirs = ends
     calls = Program(TELL)
-    tasks.wait_for_more(calls, GIVEN, GIVEN + 1)
+    tasks.begin(calls, GIVEN, GIVEN + 1)
+    tasks.wait_for_more(calls, GIVEN + 1)
     pid = calls.start([theirs.fileno(), calls.second().memory])
     calls.close()
     theirs.close()

@@ -77,6 +77,12 @@ class Conversation:
             else:
                 raise _died()
 
+    def dead(self) -> None:
+        """Tell what the child has died of, if it has. Raises ChildError; VzError 7."""
+        if not self.ours.is_silent():
+            self.ours.receive()
+            raise _died()
+
     def go(self) -> None:
         """GO, and the silence after it: a socket closed by exec.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from vzpy import capabilities, child, inits, rootfs, syscalls
-from vzpy.mountplan import Seen
 from vzpy.record import record
 from vzpy.story import devices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from vzpy.mountplan import Seen
     from vzpy.story.conversation import Conversation
     from vzpy.vps import VPS
 
@@ -20,12 +20,13 @@ class Newborn:
     """What has been decided before the root was looked at.
 
     pty      it gets a console of its own, since somebody keeps the master
+    seen     as child.launcher() got it
     ptys     at most so many, 0 for the kernel's default
     device   that quota tools inside will find, "" where users and groups are not limited
     table    level of netfilter that a table of the host's makes, "" for none"""
 
     pty: bool
-    shm_size: str
+    seen: Seen
     ptys: int
     device: str = ""
     table: str = ""
@@ -64,7 +65,8 @@ class Newborn:
             env=tuple((k.encode(), v.encode()) for k, v in env.items()),
             capabilities=capabilities.bounding(conf.value("CAPABILITY") or {}),
             filters=syscalls.programs(vps.node.paths.state, conf.own("NETFILTER") or ""),
-            seen=Seen(container, self.shm_size, own_pts=not self.ptys),
+            container=container,
+            seen=self.seen,
             below=tuple(path for path, _ in below),
             pty=self.pty,
             nodes=nodes,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 
-from vzpy import cgroups, child, ns, rootfs, scripts, state, ubc
+from vzpy import cgroups, child, mountplan, ns, rootfs, scripts, state, ubc
 from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import (
     NotApplied,
@@ -181,7 +181,8 @@ def prepared(
     keeper = keeper.sure()
     _step("launch", report)
     rlimits, shm_size, ptys = limits.born_with(vps.config)
-    talk.ours.program = program = child.launcher(rlimits)
+    seen = mountplan.seen(shm_size, own_pts=not ptys)
+    talk.ours.program = program = child.launcher(rlimits, seen)
     later = program.second()
     ve = talk.hand_over(os.open(f"{cgroup}/ve", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     given = [talk.theirs.fileno(), ve, later.memory]
@@ -207,7 +208,7 @@ def prepared(
     if (table := level if level in ("stateless", "stateful") else "") and not keeper.by_daemon:
         not_applied.append("netfilter")  # nobody holds the table
         table = ""
-    newborn = Newborn(keeper.by_daemon, shm_size, ptys, device, table)
+    newborn = Newborn(keeper.by_daemon, seen, ptys, device, table)
     kind, birth, fds = newborn.look(vps, cgroup, talk)
     child.live(later, birth, vps.hostname.encode(), vps.uuid.encode())
 
@@ -215,10 +216,14 @@ def prepared(
     pid = keeper.born()
     if not keeper.by_daemon:
         undo.callback(enter.reap, pid)
-    ns.write_maps(pid, vps.ids.map_text())
-    # While it waits: once it goes on it may fail, and its start time go with it.
-    facts = facts_of(vps, pid, cgroup, kind, keeper.by_daemon, bool(device))
-    talk.ours.send(MAPPED, fds)
+    try:
+        ns.write_maps(pid, vps.ids.map_text())
+        # While it waits: once it goes on it may fail, and its start time go with it.
+        facts = facts_of(vps, pid, cgroup, kind, keeper.by_daemon, bool(device))
+        talk.ours.send(MAPPED, fds)
+    except OSError:
+        talk.dead()
+        raise
     not_applied += unserved_of(vps.config)
     if manner.setup and any(map(vps.config.value, ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN"))):
         from vzpy.story import guest
