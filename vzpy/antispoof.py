@@ -82,9 +82,9 @@ class Guard:
             self.close()
             raise
 
-    def attach(self, sock: Socket, index: int) -> None:
-        """Guard a device that is still down. Raises OSError."""
-        sock.send(_filters(index, self.outward, self.inward))
+    def filters(self, index: int) -> list[Request]:
+        """What guards a device that is still down."""
+        return _filters(index, self.outward, self.inward)
 
     def close(self) -> None:
         opened, self._opened = self._opened, Opened()

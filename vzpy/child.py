@@ -34,6 +34,7 @@ STEPS = (
 # Descriptors of the program: what it is given, then what comes with MAPPED, the root and those of
 # `below`; the others are its own.
 _TELL, _CGROUP, _MEMORY, _ROOT, _BELOW = 3, 4, 5, 6, 7
+_NETWORK = 6  # the launcher's alone
 _KILLED = 137
 
 
@@ -59,21 +60,23 @@ class Birth:
     handover: bytes = b""  # filter of the calls that vzeventd answers
 
 
-def launcher(rlimits: tuple[tuple[int, int], ...]) -> Program:
+def launcher(rlimits: tuple[tuple[int, int], ...], pair: int = 0) -> Program:
     """What the launcher does, and the first task until it knows more. Its number `base` is that of
     the ids; it is given a socket, the cgroup and the memory of the second list.
 
-    rlimits  of the user namespace and of init"""
+    rlimits  of the user namespace and of init
+    pair     length of the blank `pair`, a request for network devices that the launcher makes in
+             the namespace of the task (rtnetlink.veth_add_to), by a fourth descriptor"""
     calls, own = Program(_TELL), tasks.hard_limits()
 
     def write() -> None:
         calls.step = "clone"
         tasks.switch_on(calls, rlimits, own)
         tasks.own_namespaces(calls, Number("base"))
-        tasks.clone(calls, ns.SEVEN, _CGROUP)
+        tasks.clone(calls, ns.SEVEN, _CGROUP, _NETWORK, Blank("pair", pair) if pair else None)
         tasks.wait_for_more(calls, _MEMORY, _ROOT)
 
-    _once(calls, (rlimits, own, os.cpu_count()), write)
+    _once(calls, (rlimits, own, os.cpu_count(), pair), write)
     return calls
 
 

@@ -37,14 +37,22 @@ _CLOCK_DIGITS = 12
 _LAST_CPU_WORD = (1 << 64) - 1
 
 
-def clone(calls: Program, flags: int, cgroup: int) -> None:
+def clone(
+    calls: Program, flags: int, cgroup: int, ask: int = -1, request: Blank | None = None
+) -> None:
     """clone3(2) into a cgroup; its pid is told (BORN), and this process ends. What follows is the
-    task's, a child of who started the program."""
+    task's, a child of who started the program.
+
+    ask      a socket where `request`, and the pid behind it in four bytes, is sent before: what
+             came of it is for who reads there"""
     born = calls.room(BORN + bytes(8))
     arguments = calls.words(
         flags | p.CLONE_PARENT | p.CLONE_INTO_CGROUP, 0, 0, 0, 0, 0, 0, 0, 0, 0, cgroup
     )
     calls.call("clone3", arguments, 88, kept=born + len(BORN), zero="task")
+    if request:
+        parts = calls.words(calls.data(request), len(request), born + len(BORN), 4)
+        calls.may_fail("sendmsg", ask, calls.words(0, 0, parts, 2, 0, 0, 0), 0)
     calls.call("sendto", calls.tell, born, 16, _MSG_NOSIGNAL, 0, 0)
     calls.call("exit_group", 0)
     calls.label("task")

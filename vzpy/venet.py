@@ -67,6 +67,11 @@ def mac(ctid: int) -> bytes:
     return b"\x02\x18" + ctid.to_bytes(4, "big")
 
 
+def request(name: str, ctid: int) -> Request:
+    """For the pair of a VPS that is being born (rtnetlink.veth_add_to)."""
+    return rtnetlink.veth_add_to(name, mac(ctid), DEVICE, mac(ctid), IFF_NOARP)
+
+
 def guard(ctid: int, addresses: Sequence[Address]) -> antispoof.Guard:
     """For the venet of a VPS that has these addresses. Raises OSError."""
     return antispoof.Guard(mac(ctid), [a.packed for a in addresses])
@@ -96,17 +101,19 @@ class Ends:
         """The host end, None when there is none: also the VPS may remove the pair."""
         return rtnetlink.find_link(self.host, self.name)
 
-    def make(self, guard: antispoof.Guard) -> Link:
-        """A new pair that carries the guard's addresses; inside it has none yet. Raises OSError."""
-        self.host.send([rtnetlink.veth_add(
-            self.name, self.mac, DEVICE, self.mac, self.netns, IFF_NOARP
-        )])
+    def make(self, guard: antispoof.Guard, made: bool = False) -> Link:
+        """A new pair that carries the guard's addresses, both ends down: inside it has none yet.
+
+        made  by request() already
+        Raises OSError."""
+        if not made:
+            self.host.send([rtnetlink.veth_add(
+                self.name, self.mac, DEVICE, self.mac, self.netns, IFF_NOARP
+            )])
         link = self.link
         if link is None:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), self.name)
-        guard.attach(self.host, link.index)
-        for sock, index in ((self.host, link.index), (self.guest, link.peer)):
-            sock.send([*_without_ll6(index), rtnetlink.link_up(index)])
+        self.host.send([*_without_ll6(link.index), *guard.filters(link.index)])
         return link
 
     def add(
@@ -115,14 +122,17 @@ class Ends:
         addresses: Sequence[Address],
         source: dict[int, bytes],
         replace: Sequence[Address] = (),
+        new: bool = False,
     ) -> None:
         """Give addresses: a route here, then inside.
 
         source  the host's own address in these routes, by length; where there is none the kernel
                 chooses
         replace those that may have a route already, which is replaced
+        new     the pair is down: it goes up
         Raises OSError: EEXIST where there is a route to one already, so another VPS's."""
-        routes = [
+        routes = [rtnetlink.link_up(link.index)] if new else []
+        routes += [
             rtnetlink.route_add(
                 link.index, a.packed, source.get(len(a.packed), b""), a in replace
             )
@@ -133,13 +143,11 @@ class Ends:
         except OSError:
             self._unroute(link, [a for a in addresses if a not in replace])
             raise
-        self.guest.send([
-            rtnetlink.addr_add(link.peer, a.packed, a.prefix) for a in addresses
-        ])
         lengths = dict.fromkeys(len(a.packed) for a in addresses)
-        self.guest.send(
-            [rtnetlink.default_add(link.peer, _GATEWAYS[length]) for length in lengths], _THERE
-        )
+        inside = [*_without_ll6(link.peer), rtnetlink.link_up(link.peer)] if new else []
+        inside += [rtnetlink.addr_add(link.peer, a.packed, a.prefix) for a in addresses]
+        inside += [rtnetlink.default_add(link.peer, _GATEWAYS[length]) for length in lengths]
+        self.guest.send(inside, _THERE)
 
     def remove(self, link: Link, addresses: Sequence[Address]) -> None:
         """Take addresses away; absence is success. Raises OSError."""

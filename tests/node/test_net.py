@@ -13,8 +13,10 @@ import stores
 from wire import V4, V6, inner, ping
 
 import tools
-from vzpy import antispoof, config, dad
+from vzpy import antispoof, config, dad, venet
 from vzpy.errors import VzError
+from vzpy.kernel import rtnetlink
+from vzpy.kernel.rtnetlink import Link
 from vzpy.node import Node
 from vzpy.story import net
 
@@ -310,8 +312,6 @@ def test_a_start_that_is_cut(lan, vps, vzctl, setting):
 
 
 def test_a_filter_that_the_kernel_refuses(lan, vps, monkeypatch):
-    """It is loaded while the first task is being born, which is taken back."""
-
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -322,6 +322,24 @@ def test_a_filter_that_the_kernel_refuses(lan, vps, monkeypatch):
     assert no.value.code == 34 and not vps.status.running and traces(lan) == []
     vps.start()
     assert ping(lan.neighbour, V4) == 2
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_who_makes_the_pair(lan, vps, monkeypatch, refused):
+    """The launcher, as soon as there is a namespace; where nothing has come of that, the tool."""
+    made, make = [], venet.Ends.make
+
+    def recorded(ends: venet.Ends, guard: antispoof.Guard, by_launcher: bool) -> Link:
+        made.append(by_launcher)
+        return make(ends, guard, by_launcher)
+
+    vps.set(ipadd=[V4])
+    monkeypatch.setattr(venet.Ends, "make", recorded)
+    if refused:
+        monkeypatch.setattr(venet, "request", lambda *_: rtnetlink.veth_add_to(
+            "eth0", venet.mac(1), "venet0", venet.mac(1)))
+    vps.start()
+    assert made == [not refused] and ping(lan.neighbour, V4) == 2
 
 
 def test_a_change_that_is_cut(lan, running, vzctl, setting):

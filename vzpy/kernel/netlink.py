@@ -27,6 +27,7 @@ _HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequenc
 # A datagram is one skb, and its answers wait in the receive buffer: so many requests at once.
 _AT_ONCE = 64
 _MAX = 1 << 17
+_MSG_DONTWAIT = 0x40
 
 
 @record
@@ -104,23 +105,44 @@ class Socket:
         failed = None
         for start in range(0, len(requests), _AT_ONCE):
             part = requests[start : start + _AT_ONCE]
-            first = self._sequence + 1
-            self._sequence += len(part)
-            self._sock.send(b"".join(
-                Request(r.kind, r.flags | NLM_F_ACK, r.body, "").packed(first + i)
-                for i, r in enumerate(part)
-            ))
-            answered = 0
-            while answered < len(part):
-                for kind, flags, sequence, body in self._messages():
-                    if kind == _NLMSG_ERROR and first <= sequence < first + len(part):
-                        answered += 1
-                        number = -struct.unpack_from("=i", body)[0]
-                        if number and number not in ignore and not failed:
-                            what = part[sequence - first].what
-                            failed = OSError(number, _reason(number, flags, body), what)
+            self._sock.send(self.numbered(part))
+            refused = self._answers(part, ignore)
+            failed = failed or refused
         if failed:
             raise failed
+
+    def numbered(self, requests: Sequence[Request]) -> bytes:
+        """The datagram that asks for so many, to be sent on this socket by whoever has it."""
+        first = self._sequence + 1
+        self._sequence += len(requests)
+        return b"".join(
+            Request(r.kind, r.flags | NLM_F_ACK, r.body, "").packed(first + i)
+            for i, r in enumerate(requests)
+        )
+
+    def has_done(self, request: Request) -> bool:
+        """Whether the request that was numbered last has been carried out by now; the kernel
+        answers before who sends it goes on. Not when it was refused, or never sent."""
+        try:
+            return not self._answers([request], flags=_MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+
+    def _answers(
+        self, part: Sequence[Request], ignore: Sequence[int] = (), flags: int = 0
+    ) -> OSError | None:
+        """Wait for those to the requests that were numbered last: the first that is an error."""
+        failed, answered = None, 0
+        first = self._sequence - len(part) + 1
+        while answered < len(part):
+            for kind, about, sequence, body in self._messages(flags):
+                if kind == _NLMSG_ERROR and first <= sequence <= self._sequence:
+                    answered += 1
+                    number = -struct.unpack_from("=i", body)[0]
+                    if number and number not in ignore and not failed:
+                        what = part[sequence - first].what
+                        failed = OSError(number, _reason(number, about, body), what)
+        return failed
 
     def ask(self, request: Request) -> list[tuple[int, bytes]]:
         """The messages that answer a request, (type, body) each. Raises OSError."""
@@ -167,13 +189,13 @@ class Socket:
         Raises OSError: ENOBUFS when some were lost."""
         return [(kind, body) for kind, _, _, body in self._messages()]
 
-    def _messages(self) -> Iterator[tuple[int, int, int, bytes]]:
+    def _messages(self, flags: int = 0) -> Iterator[tuple[int, int, int, bytes]]:
         """One datagram's messages: type, flags, sequence, body."""
-        data = self._sock.recv(_MAX)
+        data = self._sock.recv(_MAX, flags)
         offset = 0
         while offset + _HEAD.size <= len(data):
-            length, kind, flags, sequence, _ = _HEAD.unpack_from(data, offset)
-            yield kind, flags, sequence, data[offset + _HEAD.size : offset + length]
+            length, kind, about, sequence, _ = _HEAD.unpack_from(data, offset)
+            yield kind, about, sequence, data[offset + _HEAD.size : offset + length]
             offset += length + 3 & ~3
 
 

@@ -12,7 +12,7 @@ from vzpy.events import AddingIp, DeletingAllIp, DeletingIp, Warned, silent
 from vzpy.fault import fault
 from vzpy.kernel import rtnetlink
 from vzpy.kernel.netlink import Socket
-from vzpy.kernel.rtnetlink import Link
+from vzpy.kernel.rtnetlink import IFF_UP, PID, Link
 from vzpy.story import networds
 from vzpy.venet import Address, Ends, Neighbourhood
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from vzpy import dad
     from vzpy.config import Config
     from vzpy.events import Report
+    from vzpy.kernel.netlink import Request
     from vzpy.model import Facts, NodePaths
     from vzpy.story.live import Change
-    from vzpy.undo import Undo
     from vzpy.vps import VPS
 
 KEYS = ("IP_ADDRESS", "NETIF", "NETDEV")
@@ -33,14 +33,16 @@ STEPS = ("net-note", "net-venet", "net-address", "net-answer", "net-probe")
 
 
 class Prepared:
-    """What the wiring of a start can know and load before there is a namespace, so while the first
-    task is being born. close() may come again.
+    """What the wiring of a start knows and has loaded before there is a namespace. close() may come
+    again.
 
     Raises VzError 34."""
 
     def __init__(self, vps: VPS) -> None:
+        self.vps = vps
         self.addresses = _addresses(vps.config, silent)
         self.guard: antispoof.Guard | None = None
+        self._pair: Request | None = None
         self.host = Socket()
         if not self.addresses:
             return
@@ -51,19 +53,39 @@ class Prepared:
             self.close()
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
 
+    def pair(self) -> bytes:
+        """The request for the pair, which the launcher makes of it as soon as there is a namespace
+        (tasks.clone): it goes through `host`, which hears no other until is_paired(). It is noted
+        now. b"" without addresses.
+
+        Raises VzError 34."""
+        if not self.addresses:
+            return b""
+        try:
+            _note(self.vps, self.addresses)
+        except OSError as err:
+            raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
+        name = venet.host_end(self.vps.node.paths.cgroup, self.vps.ctid)
+        self._pair = venet.request(name, self.vps.ctid)
+        return self.host.numbered([self._pair])[:-PID]
+
+    def is_noted(self) -> bool:
+        return self._pair is not None
+
+    def is_paired(self) -> bool:
+        """The launcher has made it; else nothing has come of that."""
+        return self._pair is not None and self.host.has_done(self._pair)
+
     def close(self) -> None:
         self.host.close()
         if self.guard:
             self.guard.close()
 
 
-def wire(
-    vps: VPS, facts: Facts, report: Report, undo: Undo, prepared: Prepared | None = None
-) -> None:
-    """Give a VPS that has its namespaces, and no init yet, its network.
+def wire(vps: VPS, facts: Facts, report: Report, prepared: Prepared | None = None) -> None:
+    """Give a VPS that has its namespaces, and no init yet, its network; unwire() is the undo.
 
     Raises VzError: 34, 71, 78, 104, 130."""
-    undo.callback(unwire, vps.node.paths, vps.ctid, report)
     prepared = prepared or Prepared(vps)
     try:
         if prepared.addresses:
@@ -141,6 +163,15 @@ def _ends(vps: VPS, facts: Facts, host: Socket | None = None) -> Ends:
 
 def _addresses(config: Config, report: Report) -> list[Address]:
     return [Address.of(text) for text in networds.addresses(config, report)]
+
+
+def _note(vps: VPS, addresses: Sequence[Address]) -> None:
+    """What is about to be given. Raises OSError."""
+    fault("net-note")
+    name = venet.host_end(vps.node.paths.cgroup, vps.ctid)
+    netnotes.add(state.directory(vps.node.paths, vps.ctid), [
+        (netnotes.LINK, name, venet.DEVICE), *((netnotes.ADDRESS, a.masked) for a in addresses),
+    ])
 
 
 def _readdress(change: Change, report: Report) -> None:
@@ -228,8 +259,10 @@ class _Giving:
         self.vps, self.ends, self.report = vps, ends, report
         self.config = vps.node.config
         self.directory = state.directory(vps.node.paths, vps.ctid)
-        self.had = [address for address in _given(vps) if address not in gone]
-        self.guard = prepared.guard if prepared else None
+        # What a start has noted is nothing that the VPS has yet.
+        self.had = [] if prepared else [a for a in _given(vps) if a not in gone]
+        self.prepared = prepared
+        self.made = bool(prepared and prepared.is_paired())
         try:
             self.around = prepared.around if prepared else Neighbourhood.look(ends.host)
         except OSError as err:
@@ -285,14 +318,12 @@ class _Giving:
     def carry_out(self, addresses: Sequence[Address]) -> None:
         """Note, let pass, route, give inside, answer for. Raises VzError 34, 78."""
         ends, at = self.ends, self._devices(addresses)
-        fault("net-note")
-        netnotes.add(self.directory, [
-            (netnotes.LINK, ends.name, venet.DEVICE),
-            *((netnotes.ADDRESS, a.masked) for a in addresses),
-        ])
+        if not (self.prepared and self.prepared.is_noted()):
+            _note(self.vps, addresses)
         try:
             fault("net-venet")
-            link = ends.link
+            link = None if self.made else ends.link
+            new = link is None or not link.flags & IFF_UP
             if link:
                 # Perhaps half there, of a command that was killed.
                 ends.remove(link, [a for a in addresses if a not in self.had])
@@ -301,7 +332,7 @@ class _Giving:
                 link = self._make(addresses)
             fault("net-address")
             replace = addresses if self.config.raw("FORCE_ROUTE") == "yes" else self.had
-            ends.add(link, addresses, self._source(), replace)
+            ends.add(link, addresses, self._source(), replace, new)
             # Only now: an address that another VPS has is answered for on its behalf.
             netnotes.add(self.directory, [
                 (netnotes.PROXY, rtnetlink.text(a), link.name) for a in at for link in at[a]
@@ -315,9 +346,9 @@ class _Giving:
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
 
     def _make(self, addresses: Sequence[Address]) -> Link:
-        guard = self.guard or venet.guard(self.vps.ctid, addresses)
+        guard = self.prepared and self.prepared.guard or venet.guard(self.vps.ctid, addresses)
         try:
-            return self.ends.make(guard)
+            return self.ends.make(guard, self.made)
         finally:
             guard.close()
 

@@ -165,14 +165,21 @@ def prepared(
         undo.callback(umount_root, vps, vps.root, report, hooks=False)
     _step("cgroup", report)
     cgroups.remove(cgroup)  # of a VPS whose state was lost
+    networked = not manner.bare and any(map(vps.config.own, ("IP_ADDRESS", "NETIF", "NETDEV")))
+    if networked:
+        from vzpy.story import net, networds
+
+        # After the cgroup: a task that lives may still be given a device.
+        undo.callback(net.unwire, node.paths, ctid, report)
     undo.callback(remove_cgroup, cgroup)
     cgroups.make(cgroup, vps.ids)
     told: list[Event] = []  # after the mount (vzctl-cli 2.2)
-    networked = not manner.bare and any(map(vps.config.own, ("IP_ADDRESS", "NETIF", "NETDEV")))
+    pair = b""
     if networked:
-        from vzpy.story import networds
-
         networds.tell(vps, told.append)
+        wiring = net.Prepared(vps)
+        undo.callback(wiring.close)
+        pair = wiring.pair()
     _step("limits", report)
     granted = lambda: devices.before_birth(vps, cgroup, told.append)  # noqa: E731
     not_applied = limits.before_birth(vps, cgroup, told.append, granted)
@@ -180,16 +187,14 @@ def prepared(
     keeper = keeper.sure()
     _step("launch", report)
     rlimits, shm_size, ptys = limits.born_with(vps.config)
-    talk.ours.program = program = child.launcher(rlimits)
+    talk.ours.program = program = child.launcher(rlimits, len(pair))
     later = program.second()
     ve = talk.hand_over(os.open(f"{cgroup}/ve", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     given = [talk.theirs.fileno(), ve, later.memory]
-    keeper.launch(program, {"base": word(vps.ids.base)}, given, talk)
-    # The kernel now makes namespaces; there is a second processor for the rest.
-    if networked:
-        wiring = networds.Meanwhile(vps)
-        undo.callback(wiring.close)
-        wiring.load()
+    if pair:
+        given.append(wiring.host.fileno())
+    keeper.launch(program, {"base": word(vps.ids.base), "pair": pair}, given, talk)
+    # The kernel now makes namespaces and devices; there is a second processor for the rest.
     if mounts:
         not_applied = mount_root(vps, report, hooks, manner.fsck) + not_applied
     else:
@@ -233,9 +238,7 @@ def prepared(
     not_applied += limits.inside(vps.config, facts)
     state.name_netns(node.paths, facts)
     if networked:
-        from vzpy.story import net
-
-        net.wire(vps, facts, report, undo, wiring.made())
+        net.wire(vps, facts, report, wiring)
         if vps.config.value("RATE"):
             from vzpy.story import shape
 
