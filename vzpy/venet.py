@@ -72,9 +72,20 @@ def request(name: str, ctid: int) -> Request:
     return rtnetlink.veth_add_to(name, mac(ctid), DEVICE, mac(ctid), IFF_NOARP)
 
 
-def guard(ctid: int, addresses: Sequence[Address]) -> antispoof.Guard:
-    """For the venet of a VPS that has these addresses. Raises OSError."""
-    return antispoof.Guard(mac(ctid), [a.packed for a in addresses])
+def guard(
+    ctid: int, addresses: Sequence[Address], spare: antispoof.Guard | None = None
+) -> antispoof.Guard:
+    """For the venet of a VPS that has these addresses.
+
+    spare  one that is loaded already
+    Raises OSError."""
+    found = spare or antispoof.Guard()
+    try:
+        found.belong_to(mac(ctid), [a.packed for a in addresses])
+    except BaseException:
+        found.close()
+        raise
+    return found
 
 
 class Ends:

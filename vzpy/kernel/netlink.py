@@ -27,7 +27,7 @@ _HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequenc
 # A datagram is one skb, and its answers wait in the receive buffer: so many requests at once.
 _AT_ONCE = 64
 _MAX = 1 << 17
-_MSG_DONTWAIT = 0x40
+_MSG_DONTWAIT, _SO_ATTACH_FILTER = 0x40, 26
 
 
 @record
@@ -96,6 +96,16 @@ class Socket:
 
     def close(self) -> None:
         self._sock.close()
+
+    def filter(self, code: bytes) -> None:
+        """Hear only what a program of classic BPF lets pass (socket(7), SO_ATTACH_FILTER)."""
+        from _ctypes import addressof
+
+        from vzpy.kernel.foreign import buffer
+
+        program = buffer(code)
+        what = struct.pack("HxxxxxxP", len(code) // 8, addressof(program))
+        self._sock.setsockopt(_socket.SOL_SOCKET, _SO_ATTACH_FILTER, what)
 
     def send(self, requests: Sequence[Request], ignore: Sequence[int] = ()) -> None:
         """Have requests carried out in order, all of them even when one fails.

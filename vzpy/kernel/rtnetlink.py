@@ -183,6 +183,14 @@ def find_link(sock: Socket, link: int | str) -> Link | None:
         raise
 
 
+def hear_of_neighbourly(sock: Socket) -> None:
+    """Of the devices that RTMGRP_LINK tells of only those whose neighbours are asked for hardware
+    addresses (IFF_NOARP is not set): not of the venets, whose number has no bound."""
+    flags = 16 + 8  # of the first message: after its header, in struct ifinfomsg
+    code = ((0x30, 0, 0, flags), (0x45, 0, 1, IFF_NOARP), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+    sock.filter(b"".join(struct.pack("=HBBI", *one) for one in code))
+
+
 def statistics(sock: Socket, link: int | str) -> tuple[int, int, int, int] | None:
     """Bytes and packets that a device has received, then those it has sent (rtnl_link_stats64);
     None when there is no such device."""

@@ -12,85 +12,42 @@ from vzpy.events import AddingIp, DeletingAllIp, DeletingIp, Warned, silent
 from vzpy.fault import fault
 from vzpy.kernel import rtnetlink
 from vzpy.kernel.netlink import Socket
-from vzpy.kernel.rtnetlink import IFF_UP, PID, Link
-from vzpy.story import networds
+from vzpy.kernel.rtnetlink import IFF_UP, Link
+from vzpy.story import netbirth, networds
 from vzpy.venet import Address, Ends, Neighbourhood
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vzpy import dad
-    from vzpy.config import Config
+    from vzpy.eventd.wire import Message
     from vzpy.events import Report
-    from vzpy.kernel.netlink import Request
     from vzpy.model import Facts, NodePaths
     from vzpy.story.live import Change
+    from vzpy.story.netbirth import Prepared
     from vzpy.vps import VPS
 
 KEYS = ("IP_ADDRESS", "NETIF", "NETDEV")
 STEPS = ("net-note", "net-venet", "net-address", "net-answer", "net-probe")
 
 
-class Prepared:
-    """What the wiring of a start knows and has loaded before there is a namespace. close() may come
-    again.
-
-    Raises VzError 34."""
-
-    def __init__(self, vps: VPS) -> None:
-        self.vps = vps
-        self.addresses = _addresses(vps.config, silent)
-        self.guard: antispoof.Guard | None = None
-        self._pair: Request | None = None
-        self.host = Socket()
-        if not self.addresses:
-            return
-        try:
-            self.around = Neighbourhood.look(self.host)
-            self.guard = venet.guard(vps.ctid, self.addresses)
-        except OSError as err:
-            self.close()
-            raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
-
-    def pair(self) -> bytes:
-        """The request for the pair, which the launcher makes of it as soon as there is a namespace
-        (tasks.clone): it goes through `host`, which hears no other until is_paired(). It is noted
-        now. b"" without addresses.
-
-        Raises VzError 34."""
-        if not self.addresses:
-            return b""
-        try:
-            _note(self.vps, self.addresses)
-        except OSError as err:
-            raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
-        name = venet.host_end(self.vps.node.paths.cgroup, self.vps.ctid)
-        self._pair = venet.request(name, self.vps.ctid)
-        return self.host.numbered([self._pair])[:-PID]
-
-    def is_noted(self) -> bool:
-        return self._pair is not None
-
-    def is_paired(self) -> bool:
-        """The launcher has made it; else nothing has come of that."""
-        return self._pair is not None and self.host.has_done(self._pair)
-
-    def close(self) -> None:
-        self.host.close()
-        if self.guard:
-            self.guard.close()
-
-
-def wire(vps: VPS, facts: Facts, report: Report, prepared: Prepared | None = None) -> None:
+def wire(
+    vps: VPS,
+    facts: Facts,
+    report: Report,
+    prepared: Prepared | None = None,
+    tell: Callable[[Message], bool] | None = None,
+) -> None:
     """Give a VPS that has its namespaces, and no init yet, its network; unwire() is the undo.
 
+    tell  vzeventd something, if there is one
     Raises VzError: 34, 71, 78, 104, 130."""
-    prepared = prepared or Prepared(vps)
+    prepared = prepared or netbirth.Prepared(vps)
     try:
         if prepared.addresses:
             with _ends(vps, facts, prepared.host) as ends:
-                _Giving(vps, ends, report, prepared=prepared).give(prepared.addresses)
+                _Giving(vps, ends, report, prepared=prepared, tell=tell).give(prepared.addresses)
     finally:
         prepared.close()
     if vps.config.own("NETIF") or vps.config.own("NETDEV"):
@@ -161,19 +118,6 @@ def _ends(vps: VPS, facts: Facts, host: Socket | None = None) -> Ends:
 # Addresses
 
 
-def _addresses(config: Config, report: Report) -> list[Address]:
-    return [Address.of(text) for text in networds.addresses(config, report)]
-
-
-def _note(vps: VPS, addresses: Sequence[Address]) -> None:
-    """What is about to be given. Raises OSError."""
-    fault("net-note")
-    name = venet.host_end(vps.node.paths.cgroup, vps.ctid)
-    netnotes.add(state.directory(vps.node.paths, vps.ctid), [
-        (netnotes.LINK, name, venet.DEVICE), *((netnotes.ADDRESS, a.masked) for a in addresses),
-    ])
-
-
 def _readdress(change: Change, report: Report) -> None:
     """Take away what is to go, give what is new; the rest is not touched."""
     vps = change.vps
@@ -204,7 +148,8 @@ def _difference(
 
     By the options, since what a `set` without --save gave is in no file; by the files when a
     change is taken back. All of them when there is no device: the VPS may remove it."""
-    before, after = _addresses(change.before, silent), _addresses(change.after, report)
+    before = netbirth.addresses(change.before, silent)
+    after = netbirth.addresses(change.after, report)
     has = _given(change.vps)
     if not change.given:
         return [a for a in before if a not in after], [a for a in after if a not in before]
@@ -255,8 +200,9 @@ class _Giving:
         skip_arpdetect: bool = False,
         gone: Sequence[Address] = (),
         prepared: Prepared | None = None,
+        tell: Callable[[Message], bool] | None = None,
     ) -> None:
-        self.vps, self.ends, self.report = vps, ends, report
+        self.vps, self.ends, self.report, self.tell = vps, ends, report, tell
         self.config = vps.node.config
         self.directory = state.directory(vps.node.paths, vps.ctid)
         # What a start has noted is nothing that the VPS has yet.
@@ -319,7 +265,7 @@ class _Giving:
         """Note, let pass, route, give inside, answer for. Raises VzError 34, 78."""
         ends, at = self.ends, self._devices(addresses)
         if not (self.prepared and self.prepared.is_noted()):
-            _note(self.vps, addresses)
+            netbirth.note(self.vps, addresses)
         try:
             fault("net-venet")
             link = None if self.made else ends.link
@@ -363,17 +309,19 @@ class _Giving:
 
     def _announce(self, at: dict[bytes, list[Link]]) -> None:
         """By the daemon where there is one, since it takes its time."""
-        from vzpy.eventd import client
-
         texts = " ".join(rtnetlink.text(address) for address in at)
-        if not client.tell(
-            self.vps.node.paths, {"op": "announce", "ctid": self.vps.ctid, "addresses": texts}
-        ):
+        message: Message = {"op": "announce", "ctid": self.vps.ctid, "addresses": texts}
+        if not (self.tell or self._tell)(message):
             from vzpy import dad
 
             by = dad.Announcer()
             venet.announce(by, self.around, at)
             by.close()
+
+    def _tell(self, message: Message) -> bool:
+        from vzpy.eventd import client
+
+        return client.tell(self.vps.node.paths, message)
 
     def _judge(self, owners: Sequence[dad.Owner]) -> None:
         """Tell of others who have an address; ERROR_ON_ARPFAIL makes it an error."""

@@ -45,6 +45,13 @@ class Caller:
         """Who it really is: has to be asked before launch()."""
         return self
 
+    def ask_for_spare(self) -> None:
+        """Of a guard of network devices that is loaded already, if there is one: before sure()."""
+
+    def spare(self) -> list[int]:
+        """Its descriptors, the caller's to close; none when there is none."""
+        return []
+
     def launch(
         self, program: Program, filled: Filled, fds: list[int], talk: Conversation
     ) -> None:
@@ -71,6 +78,11 @@ class Caller:
         """Only a daemon outlives us. Raises OSError."""
         raise OSError(95, os.strerror(95), name)
 
+    def once_it_runs(self, message: Message) -> bool:
+        """Have vzeventd told something after watch(), by when nobody waits for it; False where
+        there is none."""
+        return False
+
     def watch(self) -> None:
         """The VPS runs, and start.json says so."""
 
@@ -87,6 +99,9 @@ class NodeDaemon(Caller):
         self._master = -1
         self._instead: Caller | None = None
         self._given: list[int] = []
+        self._news: list[Message] = []
+        self._owes_spare = False
+        self._spare: list[int] = []
         self._owes_answer = False
         self._begin()
 
@@ -108,9 +123,27 @@ class NodeDaemon(Caller):
         if daemon is not self.daemon:
             self.daemon = daemon
             self._begin()
+        elif self._owes_spare:
+            try:
+                self._spare = daemon.descriptors()
+            except OSError:
+                pass  # launch() will see to a daemon that has died
         return self
 
+    def ask_for_spare(self) -> None:
+        try:
+            self.daemon.send({"op": "spare"})
+            self._owes_spare = True
+        except OSError:
+            pass
+
+    def spare(self) -> list[int]:
+        given, self._spare = self._spare, []
+        return given
+
     def __exit__(self, *_: object) -> None:
+        for fd in self.spare():
+            os.close(fd)
         if self._instead:
             self._instead.__exit__()
         self.daemon.close()
@@ -181,6 +214,10 @@ class NodeDaemon(Caller):
             self._open_again()
             self.daemon.request(message, [fd])
 
+    def once_it_runs(self, message: Message) -> bool:
+        self._news.append(message)
+        return True
+
     def watch(self) -> None:
         if self._instead:
             return
@@ -191,6 +228,8 @@ class NodeDaemon(Caller):
                 self._open_again()
                 self._hand_console()
                 self.daemon.send({"op": "watch", "ctid": self.ctid})
+            for message in self._news:
+                self.daemon.send(message)
         except OSError as err:
             self.report(Warned(text=_unattended(err)))
 

@@ -167,24 +167,27 @@ def prepared(
     cgroups.remove(cgroup)  # of a VPS whose state was lost
     networked = not manner.bare and any(map(vps.config.own, ("IP_ADDRESS", "NETIF", "NETDEV")))
     if networked:
-        from vzpy.story import net, networds
+        from vzpy.story import net, netbirth, networds
 
         # After the cgroup: a task that lives may still be given a device.
         undo.callback(net.unwire, node.paths, ctid, report)
     undo.callback(remove_cgroup, cgroup)
     cgroups.make(cgroup, vps.ids)
     told: list[Event] = []  # after the mount (vzctl-cli 2.2)
-    pair = b""
     if networked:
+        if vps.config.own("IP_ADDRESS"):
+            keeper.ask_for_spare()
         networds.tell(vps, told.append)
-        wiring = net.Prepared(vps)
-        undo.callback(wiring.close)
-        pair = wiring.pair()
     _step("limits", report)
     granted = lambda: devices.before_birth(vps, cgroup, told.append)  # noqa: E731
     not_applied = limits.before_birth(vps, cgroup, told.append, granted)
 
     keeper = keeper.sure()
+    pair = b""
+    if networked:
+        wiring = netbirth.Prepared(vps, keeper.spare())
+        undo.callback(wiring.close)
+        pair = wiring.pair()
     _step("launch", report)
     rlimits, shm_size, ptys = limits.born_with(vps.config)
     talk.ours.program = program = child.launcher(rlimits, len(pair))
@@ -238,7 +241,7 @@ def prepared(
     not_applied += limits.inside(vps.config, facts)
     state.name_netns(node.paths, facts)
     if networked:
-        net.wire(vps, facts, report, wiring)
+        net.wire(vps, facts, report, wiring, keeper.once_it_runs)
         if vps.config.value("RATE"):
             from vzpy.story import shape
 
