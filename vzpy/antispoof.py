@@ -95,9 +95,10 @@ class Guard:
         for address in addresses:
             bpf.map_update(known, bytes(4), _key(address))
 
-    def filters(self, index: int) -> list[Request]:
-        """What guards a device that is still down."""
-        return _filters(index, *self.fds[2:])
+    @property
+    def programs(self) -> tuple[int, int]:
+        """Descriptors: of what judges packets from the VPS, and to it."""
+        return self.fds[2], self.fds[3]
 
     def close(self) -> None:
         opened, self._opened = self._opened, Opened()
@@ -116,7 +117,7 @@ def attach_bridged(sock: Socket, index: int, mac: bytes) -> None:
         dropped = opened(_counters())
         outward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, from_port(dropped, mac), FROM))
         inward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, to_port(dropped, mac), TO))
-        sock.send(_filters(index, outward, inward))
+        sock.send(filters(index, outward, inward))
 
 
 def detach(sock: Socket, index: int) -> None:
@@ -124,7 +125,8 @@ def detach(sock: Socket, index: int) -> None:
     sock.send([rtnetlink.clsact_del(index)], (errno.ENOENT, errno.EINVAL))
 
 
-def _filters(index: int, outward: int, inward: int) -> list[Request]:
+def filters(index: int, outward: int, inward: int) -> list[Request]:
+    """What guards a device that is still down, by descriptors of the two programs."""
     return [
         rtnetlink.clsact_add(index),
         rtnetlink.bpf_filter_add(index, rtnetlink.TC_INGRESS, 1, outward, FROM),

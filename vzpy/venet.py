@@ -67,9 +67,14 @@ def mac(ctid: int) -> bytes:
     return b"\x02\x18" + ctid.to_bytes(4, "big")
 
 
-def request(name: str, ctid: int) -> Request:
-    """For the pair of a VPS that is being born (rtnetlink.veth_add_to)."""
+def pair(name: str, ctid: int) -> Request:
+    """That of a VPS that is being born (rtnetlink.veth_add_to)."""
     return rtnetlink.veth_add_to(name, mac(ctid), DEVICE, mac(ctid), IFF_NOARP)
+
+
+def guarded(index: int, outward: int, inward: int) -> list[Request]:
+    """What the host end of a new pair needs before it goes up: antispoof.filters()."""
+    return [*_without_ll6(index), *antispoof.filters(index, outward, inward)]
 
 
 def guard(
@@ -115,7 +120,7 @@ class Ends:
     def make(self, guard: antispoof.Guard, made: bool = False) -> Link:
         """A new pair that carries the guard's addresses, both ends down: inside it has none yet.
 
-        made  by request() already
+        made  that has been done already, the filters too
         Raises OSError."""
         if not made:
             self.host.send([rtnetlink.veth_add(
@@ -124,7 +129,8 @@ class Ends:
         link = self.link
         if link is None:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), self.name)
-        self.host.send([*_without_ll6(link.index), *guard.filters(link.index)])
+        if not made:
+            self.host.send(guarded(link.index, *guard.programs))
         return link
 
     def add(
@@ -207,7 +213,7 @@ class Neighbourhood:
         """Whatever the number of VPSs: their devices have no address on the host."""
         assigned = rtnetlink.addresses(sock)
         devices: dict[int, list[Link]] = {4: [], 16: []}
-        known: dict[int, Link | None] = {}
+        known: dict[int, Link | None] = {rtnetlink.LOOPBACK: None}
         for a in assigned:
             if a.index not in known:
                 known[a.index] = rtnetlink.find_link(sock, a.index)

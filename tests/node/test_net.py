@@ -336,7 +336,7 @@ def test_who_makes_the_pair(lan, vps, monkeypatch, refused):
     vps.set(ipadd=[V4])
     monkeypatch.setattr(venet.Ends, "make", recorded)
     if refused:
-        monkeypatch.setattr(venet, "request", lambda *_: rtnetlink.veth_add_to(
+        monkeypatch.setattr(venet, "pair", lambda *_: rtnetlink.veth_add_to(
             "eth0", venet.mac(1), "venet0", venet.mac(1)))
     vps.start()
     assert made == [not refused] and ping(lan.neighbour, V4) == 2

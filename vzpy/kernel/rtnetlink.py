@@ -32,7 +32,9 @@ _RTM_NEWTFILTER, _RTM_GETTFILTER = 44, 46
 
 IFF_UP, IFF_BROADCAST, IFF_LOOPBACK, IFF_NOARP = 0x1, 0x2, 0x8, 0x80
 ARPHRD_ETHER = 1
-PID = 4  # bytes
+LOOPBACK = 1  # index of lo in each network namespace
+PID, IFNAMSIZ = 4, 16  # bytes
+INDEX_AT = 20  # of a request with its header: where the index of its link is
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER = 1, 3, 5, 10
 _IFLA_LINKINFO, _IFLA_NET_NS_PID, _IFLA_STATS64, _IFLA_AF_SPEC = 18, 19, 23, 26

@@ -208,8 +208,8 @@ class _Giving:
         # What a start has noted is nothing that the VPS has yet.
         self.had = [] if prepared else [a for a in _given(vps) if a not in gone]
         self.prepared = prepared
-        self.made = bool(prepared and prepared.is_paired())
         try:
+            self.made = bool(prepared and prepared.has_pair())
             self.around = prepared.around if prepared else Neighbourhood.look(ends.host)
         except OSError as err:
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err

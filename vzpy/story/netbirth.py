@@ -3,12 +3,12 @@ that the kernel makes it while the root is mounted (story/start.py)."""
 
 from __future__ import annotations
 
-from vzpy import antispoof, netnotes, state, venet
+from vzpy import antispoof, child, netnotes, state, venet
 from vzpy.errors import Exit, VzError
 from vzpy.events import silent
 from vzpy.fault import fault
 from vzpy.kernel.netlink import Socket
-from vzpy.kernel.rtnetlink import PID
+from vzpy.kernel.rtnetlink import IFNAMSIZ, PID
 from vzpy.story import networds
 from vzpy.venet import Address, Neighbourhood
 
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from vzpy.config import Config
     from vzpy.events import Report
-    from vzpy.kernel.netlink import Request
+    from vzpy.kernel.netlink import Asked
     from vzpy.vps import VPS
+
+
+_PATIENCE = 5  # seconds; the launcher does it at once
 
 
 class Prepared:
@@ -33,7 +36,7 @@ class Prepared:
         self.vps = vps
         self.addresses = addresses(vps.config, silent)
         self.guard = antispoof.Guard(spare) if spare else None
-        self._pair: Request | None = None
+        self._asked: tuple[Asked, Asked] | None = None
         self.host = Socket()
         if not self.addresses:
             return
@@ -44,28 +47,60 @@ class Prepared:
             self.close()
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
 
-    def pair(self) -> bytes:
-        """The request for the pair, which the launcher makes of it as soon as there is a namespace
-        (tasks.clone): it goes through `host`, which hears no other until is_paired(). It is noted
-        now. b"" without addresses.
+    def ask(self) -> dict[str, bytes]:
+        """What a launcher asks the kernel for as soon as there is a namespace (child.launcher),
+        blanks by name: the pair, and filters on it. It goes through `host`, which hears nothing
+        else until has_pair(). It is noted now. Nothing without addresses.
 
         Raises VzError 34."""
-        if not self.addresses:
-            return b""
+        if not self.guard:
+            return {}
         try:
             note(self.vps, self.addresses)
         except OSError as err:
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
         name = venet.host_end(self.vps.node.paths.cgroup, self.vps.ctid)
-        self._pair = venet.request(name, self.vps.ctid)
-        return self.host.numbered([self._pair])[:-PID]
+        self._asked = pair, guard = (
+            self.host.numbered([venet.pair(name, self.vps.ctid)]),
+            self.host.numbered(venet.guarded(0, child.OUTWARD, child.INWARD)),
+        )
+        self.host.be_patient(_PATIENCE)
+        return {
+            "pair": pair.datagram[:-PID], "guard": guard.datagram,
+            "device": name.encode().ljust(IFNAMSIZ, b"\0"),
+        }
+
+    @property
+    def lengths(self) -> tuple[int, tuple[int, ...]]:
+        """Of the pair's request, and of each that guards it."""
+        if not self._asked:
+            return 0, ()
+        pair, guard = self._asked
+        return len(pair.datagram) - PID, guard.lengths
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The descriptors that the launcher needs for it."""
+        return (self.host.fileno(), *self.guard.programs) if self._asked and self.guard else ()
 
     def is_noted(self) -> bool:
-        return self._pair is not None
+        return self._asked is not None
 
-    def is_paired(self) -> bool:
-        """The launcher has made it; else nothing has come of that."""
-        return self._pair is not None and self.host.has_done(self._pair)
+    def has_pair(self) -> bool:
+        """The launcher has made it, and it is guarded. Else nothing has come of that.
+
+        Raises OSError of a filter that was refused."""
+        if not self._asked:
+            return False
+        pair, guard = self._asked
+        try:
+            if self.host.answer(pair):
+                return False
+        except BlockingIOError:
+            return False  # the launcher has died
+        if refused := self.host.answer(guard):
+            raise refused
+        return True
 
     def close(self) -> None:
         self.host.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vzpy.events import AddingIp, Warned
+from vzpy.kernel.proc import slurp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ def tell_forwarding(given: Sequence[str], report: Report) -> None:
 
 def _switched_on(path: str) -> bool:
     try:
-        with open(f"/proc/sys/{path}") as file:
-            return file.read().strip() != "0"
+        return slurp(f"/proc/sys/{path}") != b"0\n"
     except OSError:
         return False

@@ -183,20 +183,21 @@ def prepared(
     not_applied = limits.before_birth(vps, cgroup, told.append, granted)
 
     keeper = keeper.sure()
-    pair = b""
+    requests: dict[str, bytes] = {}
+    lengths: tuple[int, tuple[int, ...]] = (0, ())
     if networked:
         wiring = netbirth.Prepared(vps, keeper.spare())
         undo.callback(wiring.close)
-        pair = wiring.pair()
+        requests, lengths = wiring.ask(), wiring.lengths
     _step("launch", report)
     rlimits, shm_size, ptys = limits.born_with(vps.config)
-    talk.ours.program = program = child.launcher(rlimits, len(pair))
+    talk.ours.program = program = child.launcher(rlimits, *lengths)
     later = program.second()
     ve = talk.hand_over(os.open(f"{cgroup}/ve", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     given = [talk.theirs.fileno(), ve, later.memory]
-    if pair:
-        given.append(wiring.host.fileno())
-    keeper.launch(program, {"base": word(vps.ids.base), "pair": pair}, given, talk)
+    if requests:
+        given += wiring.given
+    keeper.launch(program, {"base": word(vps.ids.base), **requests}, given, talk)
     # The kernel now makes namespaces and devices; there is a second processor for the rest.
     if mounts:
         not_applied = mount_root(vps, report, hooks, manner.fsck) + not_applied
