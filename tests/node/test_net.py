@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import stores
-from wire import V4, V6, inner, ping
+from wire import V4, V6, inner, inside, ip, ping
 
 import tools
 from vzpy import antispoof, config, dad, venet
 from vzpy.errors import VzError
 from vzpy.kernel import rtnetlink
+from vzpy.kernel.netlink import Socket
 from vzpy.kernel.rtnetlink import Link
 from vzpy.node import Node
 from vzpy.story import net
@@ -322,6 +323,42 @@ def test_a_filter_that_the_kernel_refuses(lan, vps, monkeypatch):
     assert no.value.code == 34 and not vps.status.running and traces(lan) == []
     vps.start()
     assert ping(lan.neighbour, V4) == 2
+
+
+def test_a_filter_that_was_loaded_beforehand(lan, vps, monkeypatch):
+    """vzeventd has one for the second start, and makes another when that is over."""
+
+    def refuse() -> None:
+        raise AssertionError("loaded once more")
+
+    vps.set(ipadd=[V4, V6])
+    vps.start()
+    monkeypatch.setattr(antispoof.Guard, "_load", refuse)
+    for _ in range(2):
+        vps.stop(fast=True)
+        vps.start()
+        assert ping(lan.neighbour, V4) == ping(lan.neighbour, V6) == 2
+    inner(vps, "ip addr add 192.0.2.29/32 dev venet0")
+    with inside(vps.facts().pid), socket.socket(type=socket.SOCK_DGRAM) as forged:
+        forged.bind(("192.0.2.29", 0))
+        forged.sendto(b"forged", ("192.0.2.1", 9))
+    with lan.node, Socket() as sock:
+        link = rtnetlink.find_link(sock, venet.host_end(vps.node.paths.cgroup, 101))
+        counts = antispoof.dropped(sock, link.index)
+    assert counts["from-ip4"] and not counts["from-mac"]
+
+
+def test_of_venets_nobody_is_woken(lan):
+    """vzeventd hears of devices that come and go, but not of those without neighbours."""
+    with lan.node, Socket(groups=rtnetlink.RTMGRP_LINK) as sock:
+        rtnetlink.hear_of_neighbourly(sock)
+        ip("link add vz8 arp off type veth peer name vz9 arp off")
+        for name in ("vz8", "vz9"):
+            ip(f"link set {name} up")
+        ip("link add vz7 type bridge")
+        assert {Link.of(body).name for _, body in sock.heard()} == {"vz7"}
+        for name in ("vz8", "vz7"):
+            ip(f"link del {name}")
 
 
 @pytest.mark.parametrize("refused", [False, True])
