@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import errno
 
+from vzpy import venet
 from vzpy.kernel import bpf, rtnetlink
 from vzpy.kernel.bpf import R0, R1, R2, R3, R4, R6, R10, Code, Opened
 from vzpy.once import once
+from vzpy.venet import FROM, TO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-    from vzpy.kernel.netlink import Request, Socket
+    from vzpy.kernel.netlink import Socket
 
 # Why a packet was dropped, in the order of the counters.
 REASONS = {
@@ -36,7 +38,6 @@ REASONS = {
     "to-other": "sent to it and no IP, or on a bridge to another hardware address",
 }
 _REASONS = tuple(REASONS)
-FROM, TO = "vz_from", "vz_to"
 _ADDRESSES, _DROPPED = "vz_addresses", "vz_dropped"
 MAX_ADDRESSES = 4096
 # The one value of _DROPPED: a counter for each reason, and the hardware address of a venet.
@@ -62,43 +63,34 @@ class Guard:
     also again. They let nothing pass until belong_to() has said whose they are, so that they can be
     made beforehand.
 
-    fds  of one that another process has made
+    programs  descriptors: of what judges packets from the VPS, and to it
     Raises OSError."""
 
-    def __init__(self, fds: Sequence[int] = ()) -> None:
+    def __init__(self) -> None:
         self._opened = opened = Opened()
-        for fd in fds:
-            opened(fd)
         try:
-            self.fds = tuple(fds) or self._load(opened)
+            self._known = known = opened(bpf.map_create(
+                bpf.MAP_HASH, 4, _ADDRESSES, bpf.MAP_NO_PREALLOC, entries=MAX_ADDRESSES,
+                key_size=16,
+            ))
+            self._row = row = opened(_counters())
+            outward = _made(from_vps, known, row), FROM
+            inward = _made(to_vps, known, row), TO
+            self.programs = (
+                opened(bpf.prog_load(bpf.PROG_SCHED_CLS, *outward)),
+                opened(bpf.prog_load(bpf.PROG_SCHED_CLS, *inward)),
+            )
         except BaseException:
             self.close()
             raise
-
-    @staticmethod
-    def _load(opened: Opened) -> tuple[int, ...]:
-        known = opened(bpf.map_create(
-            bpf.MAP_HASH, 4, _ADDRESSES, bpf.MAP_NO_PREALLOC, entries=MAX_ADDRESSES, key_size=16,
-        ))
-        row = opened(_counters())
-        outward = bpf.prog_load(bpf.PROG_SCHED_CLS, _made(from_vps, known, row), FROM)
-        opened(outward)
-        inward = bpf.prog_load(bpf.PROG_SCHED_CLS, _made(to_vps, known, row), TO)
-        return known, row, outward, opened(inward)
 
     def belong_to(self, mac: bytes, addresses: Iterable[bytes]) -> None:
         """mac        the hardware address the VPS sends from
         addresses  its own, packed
         Raises OSError."""
-        known, row, _, _ = self.fds
-        bpf.map_update(row, bytes(_MAC) + mac + bytes(_ROW - _MAC - len(mac)))
+        bpf.map_update(self._row, bytes(_MAC) + mac + bytes(_ROW - _MAC - len(mac)))
         for address in addresses:
-            bpf.map_update(known, bytes(4), _key(address))
-
-    @property
-    def programs(self) -> tuple[int, int]:
-        """Descriptors: of what judges packets from the VPS, and to it."""
-        return self.fds[2], self.fds[3]
+            bpf.map_update(self._known, bytes(4), _key(address))
 
     def close(self) -> None:
         opened, self._opened = self._opened, Opened()
@@ -117,21 +109,12 @@ def attach_bridged(sock: Socket, index: int, mac: bytes) -> None:
         dropped = opened(_counters())
         outward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, from_port(dropped, mac), FROM))
         inward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, to_port(dropped, mac), TO))
-        sock.send(filters(index, outward, inward))
+        sock.send(venet.filters(index, (outward, inward)))
 
 
 def detach(sock: Socket, index: int) -> None:
     """Absence is success. Raises OSError."""
     sock.send([rtnetlink.clsact_del(index)], (errno.ENOENT, errno.EINVAL))
-
-
-def filters(index: int, outward: int, inward: int) -> list[Request]:
-    """What guards a device that is still down, by descriptors of the two programs."""
-    return [
-        rtnetlink.clsact_add(index),
-        rtnetlink.bpf_filter_add(index, rtnetlink.TC_INGRESS, 1, outward, FROM),
-        rtnetlink.bpf_filter_add(index, rtnetlink.TC_EGRESS, 1, inward, TO),
-    ]
 
 
 def allow(sock: Socket, index: int, addresses: Iterable[bytes]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 
-from vzpy import antispoof
 from vzpy.kernel import process, rtnetlink
 from vzpy.kernel.netlink import Request, Socket
 from vzpy.kernel.rtnetlink import IFF_NOARP, IFF_UP, Link
@@ -21,9 +20,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vzpy import dad
+    from vzpy import antispoof, dad
 
 DEVICE = "venet0"
+FROM, TO = "vz_from", "vz_to"  # names of the filters on a host end, and of their programs
 _GATEWAYS = {4: bytes((169, 254, 0, 1)), 16: bytes.fromhex("fe80") + bytes(13) + b"\1"}
 _GONE = (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
 _THERE = (errno.EEXIST,)
@@ -72,9 +72,19 @@ def pair(name: str, ctid: int) -> Request:
     return rtnetlink.veth_add_to(name, mac(ctid), DEVICE, mac(ctid), IFF_NOARP)
 
 
-def guarded(index: int, outward: int, inward: int) -> list[Request]:
-    """What the host end of a new pair needs before it goes up: antispoof.filters()."""
-    return [*_without_ll6(index), *antispoof.filters(index, outward, inward)]
+def guarded(index: int, programs: tuple[int, int]) -> list[Request]:
+    """What the host end of a new pair needs before it goes up."""
+    return [*_without_ll6(index), *filters(index, programs)]
+
+
+def filters(index: int, programs: tuple[int, int]) -> list[Request]:
+    """What guards a device that is still down, by the programs of antispoof.py."""
+    outward, inward = programs
+    return [
+        rtnetlink.clsact_add(index),
+        rtnetlink.bpf_filter_add(index, rtnetlink.TC_INGRESS, 1, outward, FROM),
+        rtnetlink.bpf_filter_add(index, rtnetlink.TC_EGRESS, 1, inward, TO),
+    ]
 
 
 def guard(
@@ -84,6 +94,8 @@ def guard(
 
     spare  one that is loaded already
     Raises OSError."""
+    from vzpy import antispoof
+
     found = spare or antispoof.Guard()
     try:
         found.belong_to(mac(ctid), [a.packed for a in addresses])
@@ -117,10 +129,11 @@ class Ends:
         """The host end, None when there is none: also the VPS may remove the pair."""
         return rtnetlink.find_link(self.host, self.name)
 
-    def make(self, guard: antispoof.Guard, made: bool = False) -> Link:
-        """A new pair that carries the guard's addresses, both ends down: inside it has none yet.
+    def make(self, programs: tuple[int, int], made: bool = False) -> Link:
+        """A new pair that carries the addresses of a guard, both ends down: inside it has none yet.
 
-        made  that has been done already, the filters too
+        programs  the guard's
+        made      that has been done already, the filters too
         Raises OSError."""
         if not made:
             self.host.send([rtnetlink.veth_add(
@@ -130,7 +143,7 @@ class Ends:
         if link is None:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), self.name)
         if not made:
-            self.host.send(guarded(link.index, *guard.programs))
+            self.host.send(guarded(link.index, programs))
         return link
 
     def add(

@@ -328,12 +328,12 @@ def test_a_filter_that_the_kernel_refuses(lan, vps, monkeypatch):
 def test_a_filter_that_was_loaded_beforehand(lan, vps, monkeypatch):
     """vzeventd has one for the second start, and makes another when that is over."""
 
-    def refuse() -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError("loaded once more")
 
     vps.set(ipadd=[V4, V6])
     vps.start()
-    monkeypatch.setattr(antispoof.Guard, "_load", refuse)
+    monkeypatch.setattr(antispoof.Guard, "__init__", refuse)
     for _ in range(2):
         vps.stop(fast=True)
         vps.start()
@@ -366,9 +366,9 @@ def test_who_makes_the_pair(lan, vps, monkeypatch, refused):
     """The launcher, as soon as there is a namespace; where nothing has come of that, the tool."""
     made, make = [], venet.Ends.make
 
-    def recorded(ends: venet.Ends, guard: antispoof.Guard, by_launcher: bool) -> Link:
+    def recorded(ends: venet.Ends, programs: tuple[int, int], by_launcher: bool) -> Link:
         made.append(by_launcher)
-        return make(ends, guard, by_launcher)
+        return make(ends, programs, by_launcher)
 
     vps.set(ipadd=[V4])
     monkeypatch.setattr(venet.Ends, "make", recorded)

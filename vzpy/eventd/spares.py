@@ -5,7 +5,9 @@ One is kept. It is made when a start that has asked is over: where no VPS has an
 
 from __future__ import annotations
 
-from vzpy import antispoof
+from vzpy import antispoof, venet
+from vzpy.eventd import wire
+from vzpy.venet import Address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,11 +24,17 @@ class Spares:
         daemon.server.handlers["spare"] = self.give
 
     def give(self, client: Client, message: Message, fds: list[int]) -> None:
-        """The descriptors of it; none while there is none."""
+        """The programs of it, which are now those of a VPS's venet; none while there are none."""
+        ctid = wire.number(message, "ctid")
+        addresses = [Address.of(text) for text in wire.text(message, "addresses").split()]
         client.at_close.append(self._make)
         guard, self._guard = self._guard, None
-        client.tell({}, guard.fds if guard else ())
-        if guard:
+        if not guard:
+            client.tell({})
+            return
+        try:
+            client.tell({}, venet.guard(ctid, addresses, guard).programs)
+        finally:
             guard.close()
 
     def _make(self) -> None:

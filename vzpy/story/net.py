@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
-from vzpy import antispoof, netnotes, state, traffic, venet
+from vzpy import netnotes, state, venet
 from vzpy.errors import Exit, VzError
 from vzpy.events import AddingIp, DeletingAllIp, DeletingIp, Warned, silent
 from vzpy.fault import fault
@@ -64,6 +64,8 @@ def unwire(paths: NodePaths, ctid: int, report: Report = silent) -> None:
     notes = netnotes.read(directory)
     if not notes:
         return
+    from vzpy import traffic
+
     try:
         with Socket() as sock:
             carried = traffic.of_devices(sock, directory)
@@ -171,6 +173,8 @@ def _given(vps: VPS) -> list[Address]:
 
 def _take(vps: VPS, ends: Ends, addresses: Sequence[Address]) -> None:
     """Take addresses away from everywhere; absence is success. Raises VzError 34."""
+    from vzpy import antispoof
+
     directory = state.directory(vps.node.paths, vps.ctid)
     texts = {str(a) for a in addresses}
     notes = [n for n in netnotes.read(directory) if n[0] == netnotes.PROXY and n[1] in texts]
@@ -207,7 +211,7 @@ class _Giving:
         self.directory = state.directory(vps.node.paths, vps.ctid)
         # What a start has noted is nothing that the VPS has yet.
         self.had = [] if prepared else [a for a in _given(vps) if a not in gone]
-        self.prepared = prepared
+        self.prepared, self.made = prepared, False
         try:
             self.made = bool(prepared and prepared.has_pair())
             self.around = prepared.around if prepared else Neighbourhood.look(ends.host)
@@ -271,6 +275,8 @@ class _Giving:
             link = None if self.made else ends.link
             new = link is None or not link.flags & IFF_UP
             if link:
+                from vzpy import antispoof
+
                 # Perhaps half there, of a command that was killed.
                 ends.remove(link, [a for a in addresses if a not in self.had])
                 antispoof.allow(ends.host, link.index, [a.packed for a in addresses])
@@ -292,9 +298,11 @@ class _Giving:
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
 
     def _make(self, addresses: Sequence[Address]) -> Link:
-        guard = self.prepared and self.prepared.guard or venet.guard(self.vps.ctid, addresses)
+        if self.prepared:
+            return self.ends.make(self.prepared.programs, self.made)
+        guard = venet.guard(self.vps.ctid, addresses)
         try:
-            return self.ends.make(guard, self.made)
+            return self.ends.make(guard.programs)
         finally:
             guard.close()
 

@@ -3,7 +3,9 @@ that the kernel makes it while the root is mounted (story/start.py)."""
 
 from __future__ import annotations
 
-from vzpy import antispoof, child, netnotes, state, venet
+import os
+
+from vzpy import child, netnotes, state, venet
 from vzpy.errors import Exit, VzError
 from vzpy.events import silent
 from vzpy.fault import fault
@@ -16,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vzpy import antispoof
     from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.kernel.netlink import Asked
@@ -29,20 +32,25 @@ class Prepared:
     """What the wiring of a start knows and has loaded before there is a namespace. close() may come
     again.
 
-    spare  descriptors of a guard that is loaded already
+    spare     a guard's programs, loaded already; ours to close
+    programs  the guard's
     Raises VzError 34."""
 
     def __init__(self, vps: VPS, spare: Sequence[int] = ()) -> None:
         self.vps = vps
         self.addresses = addresses(vps.config, silent)
-        self.guard = antispoof.Guard(spare) if spare else None
+        self.programs = (spare[0], spare[1]) if spare else (-1, -1)
+        self._spare = list(spare)
+        self._guard: antispoof.Guard | None = None
         self._asked: tuple[Asked, Asked] | None = None
         self.host = Socket()
         if not self.addresses:
             return
         try:
             self.around = Neighbourhood.look(self.host)
-            self.guard = venet.guard(vps.ctid, self.addresses, self.guard)
+            if not spare:
+                self._guard = venet.guard(vps.ctid, self.addresses)
+                self.programs = self._guard.programs
         except OSError as err:
             self.close()
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
@@ -53,7 +61,7 @@ class Prepared:
         else until has_pair(). It is noted now. Nothing without addresses.
 
         Raises VzError 34."""
-        if not self.guard:
+        if not self.addresses:
             return {}
         try:
             note(self.vps, self.addresses)
@@ -62,7 +70,7 @@ class Prepared:
         name = venet.host_end(self.vps.node.paths.cgroup, self.vps.ctid)
         self._asked = pair, guard = (
             self.host.numbered([venet.pair(name, self.vps.ctid)]),
-            self.host.numbered(venet.guarded(0, child.OUTWARD, child.INWARD)),
+            self.host.numbered(venet.guarded(0, (child.OUTWARD, child.INWARD))),
         )
         self.host.be_patient(_PATIENCE)
         return {
@@ -81,7 +89,7 @@ class Prepared:
     @property
     def given(self) -> tuple[int, ...]:
         """The descriptors that the launcher needs for it."""
-        return (self.host.fileno(), *self.guard.programs) if self._asked and self.guard else ()
+        return (self.host.fileno(), *self.programs) if self._asked else ()
 
     def is_noted(self) -> bool:
         return self._asked is not None
@@ -104,8 +112,10 @@ class Prepared:
 
     def close(self) -> None:
         self.host.close()
-        if self.guard:
-            self.guard.close()
+        if self._guard:
+            self._guard.close()
+        while self._spare:
+            os.close(self._spare.pop())
 
 
 def addresses(config: Config, report: Report) -> list[Address]:

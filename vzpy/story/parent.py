@@ -45,11 +45,11 @@ class Caller:
         """Who it really is: has to be asked before launch()."""
         return self
 
-    def ask_for_spare(self) -> None:
-        """Of a guard of network devices that is loaded already, if there is one: before sure()."""
+    def ask_for_spare(self, addresses: str) -> None:
+        """Of a guard that is loaded already, for the venet of these addresses: before sure()."""
 
     def spare(self) -> list[int]:
-        """Its descriptors, the caller's to close; none when there is none."""
+        """Descriptors of its programs, the caller's to close; none when there is none."""
         return []
 
     def launch(
@@ -130,9 +130,9 @@ class NodeDaemon(Caller):
                 pass  # launch() will see to a daemon that has died
         return self
 
-    def ask_for_spare(self) -> None:
+    def ask_for_spare(self, addresses: str) -> None:
         try:
-            self.daemon.send({"op": "spare"})
+            self.daemon.send({"op": "spare", "ctid": self.ctid, "addresses": addresses})
             self._owes_spare = True
         except OSError:
             pass

@@ -175,8 +175,8 @@ def prepared(
     cgroups.make(cgroup, vps.ids)
     told: list[Event] = []  # after the mount (vzctl-cli 2.2)
     if networked:
-        if vps.config.own("IP_ADDRESS"):
-            keeper.ask_for_spare()
+        if addresses := networds.addresses(vps.config, silent):
+            keeper.ask_for_spare(" ".join(addresses))
         networds.tell(vps, told.append)
     _step("limits", report)
     granted = lambda: devices.before_birth(vps, cgroup, told.append)  # noqa: E731
