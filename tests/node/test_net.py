@@ -379,6 +379,17 @@ def test_who_makes_the_pair(lan, vps, monkeypatch, refused):
     assert made == [not refused] and ping(lan.neighbour, V4) == 2
 
 
+def test_a_filter_that_cannot_be_put_on(lan, vps, monkeypatch):
+    """The launcher has made the pair by then: it never goes up."""
+    vps.set(ipadd=[V4])
+    with monkeypatch.context() as patched, pytest.raises(VzError, match="filter add bpf") as no:
+        patched.setattr(venet, "guarded", lambda index, _: venet.filters(index, (0, 0)))
+        vps.start()
+    assert no.value.code == 34 and not vps.status.running and traces(lan) == []
+    vps.start()
+    assert ping(lan.neighbour, V4) == 2
+
+
 def test_a_change_that_is_cut(lan, running, vzctl, setting):
     setting(SKIP_ARPDETECT="no")
     before = traces(lan)
