@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 import stores
+from daemon import daemon_pid, kill
 from wire import V4, V6, inner, inside, ip, ping
 
 import tools
 from vzpy import antispoof, config, dad, venet
 from vzpy.errors import VzError
+from vzpy.events import Event
 from vzpy.kernel import rtnetlink
 from vzpy.kernel.netlink import Socket
 from vzpy.kernel.rtnetlink import Link
 from vzpy.node import Node
-from vzpy.story import net
+from vzpy.story import net, start
 
 OTHER4, OTHER6 = "192.0.2.2", "2001:db8::2"  # the neighbour's
 
@@ -310,6 +312,23 @@ def test_a_start_that_is_cut(lan, vps, vzctl, setting):
             # The first task may take a moment to end.
             tools.wait_for(lambda: vps.settle() is None and not traces(lan), 10)
     assert vzctl("start", 101).code == 0 and ping(lan.neighbour, V4) == 2
+
+
+@pytest.mark.parametrize("step", start.STEPS)
+def test_a_start_whose_daemon_is_killed(lan, vps, step):
+    """It may hold a filter for it, or be about to have the pair made."""
+
+    def report(event: Event) -> None:
+        if getattr(event, "name", "") == step:
+            kill(daemon_pid(vps.node))
+
+    vps.set(ipadd=[V4])
+    vps.start()
+    vps.stop(fast=True)
+    vps.start(report=report)
+    assert ping(lan.neighbour, V4) == 2
+    vps.stop(fast=True)
+    assert traces(lan) == []
 
 
 def test_a_filter_that_the_kernel_refuses(lan, vps, monkeypatch):

@@ -78,6 +78,9 @@ class Caller:
         """Only a daemon outlives us. Raises OSError."""
         raise OSError(95, os.strerror(95), name)
 
+    def held(self) -> None:
+        """All that it was asked to hold it has. Raises OSError."""
+
     def once_it_runs(self, message: Message) -> bool:
         """Have vzeventd told something after watch(), by when nobody waits for it; False where
         there is none."""
@@ -100,6 +103,7 @@ class NodeDaemon(Caller):
         self._instead: Caller | None = None
         self._given: list[int] = []
         self._news: list[Message] = []
+        self._holds: dict[str, int] = {}
         self._owes_spare = False
         self._spare: list[int] = []
         self._owes_answer = False
@@ -144,6 +148,7 @@ class NodeDaemon(Caller):
     def __exit__(self, *_: object) -> None:
         for fd in self.spare():
             os.close(fd)
+        self._let_go()
         if self._instead:
             self._instead.__exit__()
         self.daemon.close()
@@ -206,13 +211,35 @@ class NodeDaemon(Caller):
         self.daemon.send({"op": "console", "ctid": self.ctid}, [self._master])
 
     def hold(self, name: str, fd: int) -> None:
-        """A descriptor for the life of the VPS; ours is still the caller's to close."""
-        message: Message = {"op": "hold", "ctid": self.ctid, "name": name}
+        """A descriptor for the life of the VPS; ours is still the caller's to close. held() waits
+        for the answer."""
+        self._holds[name] = os.dup(fd)
         try:
-            self.daemon.request(message, [fd])
+            self._hold(name)
+        except ConnectionError:
+            pass  # held() will see to it
+
+    def _hold(self, name: str) -> None:
+        message: Message = {"op": "hold", "ctid": self.ctid, "name": name}
+        self.daemon.send(message, [self._holds[name]])
+
+    def held(self) -> None:
+        try:
+            for _ in self._holds:
+                self.daemon.receive()
         except ConnectionError:
             self._open_again()
-            self.daemon.request(message, [fd])
+            if self._master >= 0:
+                self._hand_console()
+            for name in self._holds:
+                self._hold(name)
+                self.daemon.receive()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        while self._holds:
+            os.close(self._holds.popitem()[1])
 
     def once_it_runs(self, message: Message) -> bool:
         self._news.append(message)

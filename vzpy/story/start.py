@@ -128,6 +128,7 @@ def steps(vps: VPS, report: Report, undo: Undo, manner: Manner) -> tuple[Facts, 
             talk.go()  # tells what the task has died of
             raise
         quota_tight(vps)
+        keeper.held()
         _step("go", report)
         talk.go()
         keeper.watch()
