@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import errno
 
+from vzpy import venet
 from vzpy.kernel import bpf, rtnetlink
 from vzpy.kernel.bpf import R0, R1, R2, R3, R4, R6, R10, Code, Opened
 from vzpy.once import once
+from vzpy.venet import FROM, TO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from vzpy.kernel.netlink import Request, Socket
+    from vzpy.kernel.netlink import Socket
 
 # Why a packet was dropped, in the order of the counters.
 REASONS = {
@@ -36,9 +38,11 @@ REASONS = {
     "to-other": "sent to it and no IP, or on a bridge to another hardware address",
 }
 _REASONS = tuple(REASONS)
-FROM, TO = "vz_from", "vz_to"
 _ADDRESSES, _DROPPED = "vz_addresses", "vz_dropped"
 MAX_ADDRESSES = 4096
+# The one value of _DROPPED: a counter for each reason, and the hardware address of a venet.
+_MAC = 8 * len(REASONS)
+_ROW = _MAC + 8
 
 # struct __sk_buff (linux/bpf.h)
 _PROTOCOL, _VLAN_PRESENT = 16, 20
@@ -56,35 +60,37 @@ _KEY, _BYTES = -16, -32  # on the stack
 
 class Guard:
     """The programs of a venet and their maps, loaded and not yet attached; close() lets go of them,
-    also again. Made before there is a device, since that takes its time.
+    also again. They let nothing pass until belong_to() has said whose they are, so that they can be
+    made beforehand.
 
-    mac        the hardware address the VPS sends from
-    addresses  its own, packed
+    programs  descriptors: of what judges packets from the VPS, and to it
     Raises OSError."""
 
-    def __init__(self, mac: bytes, addresses: Iterable[bytes]) -> None:
+    def __init__(self) -> None:
         self._opened = opened = Opened()
         try:
-            known = opened(bpf.map_create(
+            self._known = known = opened(bpf.map_create(
                 bpf.MAP_HASH, 4, _ADDRESSES, bpf.MAP_NO_PREALLOC, entries=MAX_ADDRESSES,
                 key_size=16,
             ))
-            dropped = opened(bpf.map_create(bpf.MAP_ARRAY, 8 * len(REASONS), _DROPPED))
-            for address in addresses:
-                bpf.map_update(known, bytes(4), _key(address))
-            self.outward = opened(
-                bpf.prog_load(bpf.PROG_SCHED_CLS, _made(from_vps, known, dropped, mac), FROM)
-            )
-            self.inward = opened(
-                bpf.prog_load(bpf.PROG_SCHED_CLS, _made(to_vps, known, dropped), TO)
+            self._row = row = opened(_counters())
+            outward = _made(from_vps, known, row), FROM
+            inward = _made(to_vps, known, row), TO
+            self.programs = (
+                opened(bpf.prog_load(bpf.PROG_SCHED_CLS, *outward)),
+                opened(bpf.prog_load(bpf.PROG_SCHED_CLS, *inward)),
             )
         except BaseException:
             self.close()
             raise
 
-    def attach(self, sock: Socket, index: int) -> None:
-        """Guard a device that is still down. Raises OSError."""
-        sock.send(_filters(index, self.outward, self.inward))
+    def belong_to(self, mac: bytes, addresses: Iterable[bytes]) -> None:
+        """mac        the hardware address the VPS sends from
+        addresses  its own, packed
+        Raises OSError."""
+        bpf.map_update(self._row, bytes(_MAC) + mac + bytes(_ROW - _MAC - len(mac)))
+        for address in addresses:
+            bpf.map_update(self._known, bytes(4), _key(address))
 
     def close(self) -> None:
         opened, self._opened = self._opened, Opened()
@@ -92,27 +98,23 @@ class Guard:
             pass
 
 
+def _counters() -> int:
+    return bpf.map_create(bpf.MAP_ARRAY, _ROW, _DROPPED)
+
+
 def attach_bridged(sock: Socket, index: int, mac: bytes) -> None:
     """Guard a veth that lies on a bridge: hardware addresses, and no router advertisements. Which
     IP addresses are the VPS's nobody has said. Raises OSError."""
     with Opened() as opened:
-        dropped = opened(bpf.map_create(bpf.MAP_ARRAY, 8 * len(REASONS), _DROPPED))
+        dropped = opened(_counters())
         outward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, from_port(dropped, mac), FROM))
         inward = opened(bpf.prog_load(bpf.PROG_SCHED_CLS, to_port(dropped, mac), TO))
-        sock.send(_filters(index, outward, inward))
+        sock.send(venet.filters(index, (outward, inward)))
 
 
 def detach(sock: Socket, index: int) -> None:
     """Absence is success. Raises OSError."""
     sock.send([rtnetlink.clsact_del(index)], (errno.ENOENT, errno.EINVAL))
-
-
-def _filters(index: int, outward: int, inward: int) -> list[Request]:
-    return [
-        rtnetlink.clsact_add(index),
-        rtnetlink.bpf_filter_add(index, rtnetlink.TC_INGRESS, 1, outward, FROM),
-        rtnetlink.bpf_filter_add(index, rtnetlink.TC_EGRESS, 1, inward, TO),
-    ]
 
 
 def allow(sock: Socket, index: int, addresses: Iterable[bytes]) -> None:
@@ -143,7 +145,7 @@ def dropped(sock: Socket, index: int) -> dict[str, int] | None:
             counters = opened(_map(sock, index, _DROPPED))
         except FileNotFoundError:
             return None
-        row = bpf.map_lookup(counters, 8 * len(REASONS))
+        row = bpf.map_lookup(counters, _ROW)
     return {
         reason: int.from_bytes(row[8 * i : 8 * i + 8], "little")
         for i, reason in enumerate(REASONS)
@@ -174,13 +176,17 @@ def _made(program: Callable[..., bytes], *of: int | bytes) -> bytes:
     return once(_programs, (program, *of), lambda: program(*of))
 
 
-def from_vps(known: int, counters: int, mac: bytes) -> bytes:
+def from_vps(known: int, counters: int) -> bytes:
     """Judges what the host end receives."""
     code = _begin()
     code.load(R0, R6, _VLAN_PRESENT, 4)
     code.jump_if("from-other", R0, "!=", 0)
     _fetch(code, _SENDER, _BYTES, 6, "from-other")
-    _compare(code, mac, "from-mac")
+    code.map_value(R1, counters)
+    for at, size in ((0, 4), (4, 2)):
+        code.load(R0, R10, _BYTES + at, size)
+        code.load(R2, R1, _MAC + at, size)
+        code.jump_if_to("from-mac", R0, "!=", R2)
     code.load(R0, R6, _PROTOCOL, 4)
     code.jump_if("ip4", R0, "==", _ETH_IP)
     code.jump_if("from-arp", R0, "==", _ETH_ARP)

@@ -34,7 +34,9 @@ STEPS = (
 # Descriptors of the program: what it is given, then what comes with MAPPED, the root and those of
 # `below`; the others are its own.
 _TELL, _CGROUP, _MEMORY, _ROOT, _BELOW = 3, 4, 5, 6, 7
+NETWORK, OUTWARD, INWARD = 6, 7, 8  # of a launcher that makes a device, and its alone
 _KILLED = 137
+_SIOCGIFINDEX, _INDEX = 0x8933, 4  # netdevice(7); bytes
 
 
 @record
@@ -60,24 +62,52 @@ class Birth:
     handover: bytes = b""  # filter of the calls that vzeventd answers
 
 
-def launcher(rlimits: tuple[tuple[int, int], ...], seen: Seen) -> Program:
+def launcher(
+    rlimits: tuple[tuple[int, int], ...], seen: Seen, pair: int = 0, guard: tuple[int, ...] = ()
+) -> Program:
     """What the launcher does, and the first task until it knows more. Its number `base` is that of
     the ids; it is given a socket, the cgroup and the memory of the second list.
 
-    rlimits  of the user namespace and of init"""
+    rlimits  of the user namespace and of init
+    pair, guard
+             lengths of requests, for a network device of the task (_make_device) and about it; with
+             them come a socket of netlink and the filters"""
     calls, own = Program(_TELL), tasks.hard_limits()
+
+    def device(pid: int) -> None:
+        _make_device(calls, pid, pair, guard)
 
     def write() -> None:
         calls.step = "clone"
         tasks.switch_on(calls, rlimits, own)
         tasks.own_namespaces(calls, Number("base"))
-        tasks.clone(calls, ns.SEVEN, _CGROUP)
+        tasks.clone(calls, ns.SEVEN, _CGROUP, device if pair else None)
         tasks.begin(calls, _MEMORY, _ROOT)
         _Mounts(calls, mountplan.plan(seen, "")).prepare(needs_ids=False)
         tasks.wait_for_more(calls, _ROOT)
 
-    _once(calls, (rlimits, own, os.cpu_count(), seen, _faults()), write)
+    _once(calls, (rlimits, own, os.cpu_count(), seen, _faults(), pair, guard), write)
     return calls
+
+
+def _make_device(calls: Program, pid: int, pair: int, guard: tuple[int, ...]) -> None:
+    """Send what fills the blank `pair` and the pid behind it (rtnetlink.veth_add_to); then, if
+    there is a device of the name that fills `device`, the requests that fill `guard`, with its
+    index. What came of all that is for who reads the answers.
+
+    pid  the address where it is"""
+    from vzpy.kernel.rtnetlink import IFNAMSIZ, INDEX_AT, PID
+
+    tasks.gather(calls, NETWORK, (calls.data(Blank("pair", pair)), pair), (pid, PID))
+    device = calls.data(Blank("device", IFNAMSIZ, after=bytes(24)))  # struct ifreq
+    calls.call("ioctl", NETWORK, _SIOCGIFINDEX, device, error="no device")
+    at, parts = calls.data(Blank("guard", sum(guard))), []
+    for length in guard:
+        parts += [(at, INDEX_AT), (device + IFNAMSIZ, _INDEX)]
+        parts.append((at + INDEX_AT + _INDEX, length - INDEX_AT - _INDEX))
+        at += length
+    tasks.gather(calls, NETWORK, *parts)
+    calls.label("no device")
 
 
 def live(calls: Later, birth: Birth, hostname: bytes, uuid: bytes) -> None:

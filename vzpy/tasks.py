@@ -12,6 +12,10 @@ from vzpy.kernel import caps
 from vzpy.kernel import process as p
 from vzpy.kernel.program import OWN, Blank, Calls, Number, Program
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 BORN = b"BORN\0\0\0\0"
 WARN = b"WARN"
 _AT_FDCWD = -100
@@ -37,15 +41,21 @@ _CLOCK_DIGITS = 12
 _LAST_CPU_WORD = (1 << 64) - 1
 
 
-def clone(calls: Program, flags: int, cgroup: int) -> None:
+def clone(
+    calls: Program, flags: int, cgroup: int, last: Callable[[int], None] | None = None
+) -> None:
     """clone3(2) into a cgroup; its pid is told (BORN), and this process ends. What follows is the
-    task's, a child of who started the program."""
+    task's, a child of who started the program.
+
+    last  adds what this process does before its end, by the address of the pid"""
     born = calls.room(BORN + bytes(8))
     arguments = calls.words(
         flags | p.CLONE_PARENT | p.CLONE_INTO_CGROUP, 0, 0, 0, 0, 0, 0, 0, 0, 0, cgroup
     )
     calls.call("clone3", arguments, 88, kept=born + len(BORN), zero="task")
     calls.call("sendto", calls.tell, born, 16, _MSG_NOSIGNAL, 0, 0)
+    if last:
+        last(born + len(BORN))
     calls.call("exit_group", 0)
     calls.label("task")
     calls.call("prctl", p.PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -119,6 +129,12 @@ def clocks() -> dict[str, bytes]:
         name: b"%0*d" % (_CLOCK_DIGITS, time.clock_gettime(clock))
         for name, clock in _CLOCKS.items()
     }
+
+
+def gather(calls: Calls, sock: int, *parts: tuple[int, int]) -> None:
+    """Send one datagram, whatever comes of it; of each part address and length (struct iovec)."""
+    words = calls.words(*(number for part in parts for number in part))
+    calls.may_fail("sendmsg", sock, calls.words(0, 0, words, len(parts), 0, 0, 0), 0)
 
 
 def loopback_up(calls: Calls) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 
-from vzpy import antispoof
 from vzpy.kernel import process, rtnetlink
 from vzpy.kernel.netlink import Request, Socket
 from vzpy.kernel.rtnetlink import IFF_NOARP, IFF_UP, Link
@@ -21,9 +20,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vzpy import dad
+    from vzpy import antispoof, dad
 
 DEVICE = "venet0"
+FROM, TO = "vz_from", "vz_to"  # names of the filters on a host end, and of their programs
 _GATEWAYS = {4: bytes((169, 254, 0, 1)), 16: bytes.fromhex("fe80") + bytes(13) + b"\1"}
 _GONE = (errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL)
 _THERE = (errno.EEXIST,)
@@ -67,9 +67,42 @@ def mac(ctid: int) -> bytes:
     return b"\x02\x18" + ctid.to_bytes(4, "big")
 
 
-def guard(ctid: int, addresses: Sequence[Address]) -> antispoof.Guard:
-    """For the venet of a VPS that has these addresses. Raises OSError."""
-    return antispoof.Guard(mac(ctid), [a.packed for a in addresses])
+def pair(name: str, ctid: int) -> Request:
+    """That of a VPS that is being born (rtnetlink.veth_add_to)."""
+    return rtnetlink.veth_add_to(name, mac(ctid), DEVICE, mac(ctid), IFF_NOARP)
+
+
+def guarded(index: int, programs: tuple[int, int]) -> list[Request]:
+    """What the host end of a new pair needs before it goes up."""
+    return [*_without_ll6(index), *filters(index, programs)]
+
+
+def filters(index: int, programs: tuple[int, int]) -> list[Request]:
+    """What guards a device that is still down, by the programs of antispoof.py."""
+    outward, inward = programs
+    return [
+        rtnetlink.clsact_add(index),
+        rtnetlink.bpf_filter_add(index, rtnetlink.TC_INGRESS, 1, outward, FROM),
+        rtnetlink.bpf_filter_add(index, rtnetlink.TC_EGRESS, 1, inward, TO),
+    ]
+
+
+def guard(
+    ctid: int, addresses: Sequence[Address], spare: antispoof.Guard | None = None
+) -> antispoof.Guard:
+    """For the venet of a VPS that has these addresses.
+
+    spare  one that is loaded already
+    Raises OSError."""
+    from vzpy import antispoof
+
+    found = spare or antispoof.Guard()
+    try:
+        found.belong_to(mac(ctid), [a.packed for a in addresses])
+    except BaseException:
+        found.close()
+        raise
+    return found
 
 
 class Ends:
@@ -96,17 +129,21 @@ class Ends:
         """The host end, None when there is none: also the VPS may remove the pair."""
         return rtnetlink.find_link(self.host, self.name)
 
-    def make(self, guard: antispoof.Guard) -> Link:
-        """A new pair that carries the guard's addresses; inside it has none yet. Raises OSError."""
-        self.host.send([rtnetlink.veth_add(
-            self.name, self.mac, DEVICE, self.mac, self.netns, IFF_NOARP
-        )])
+    def make(self, programs: tuple[int, int], made: bool = False) -> Link:
+        """A new pair that carries the addresses of a guard, both ends down: inside it has none yet.
+
+        programs  the guard's
+        made      that has been done already, the filters too
+        Raises OSError."""
+        if not made:
+            self.host.send([rtnetlink.veth_add(
+                self.name, self.mac, DEVICE, self.mac, self.netns, IFF_NOARP
+            )])
         link = self.link
         if link is None:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), self.name)
-        guard.attach(self.host, link.index)
-        for sock, index in ((self.host, link.index), (self.guest, link.peer)):
-            sock.send([*_without_ll6(index), rtnetlink.link_up(index)])
+        if not made:
+            self.host.send(guarded(link.index, programs))
         return link
 
     def add(
@@ -115,14 +152,17 @@ class Ends:
         addresses: Sequence[Address],
         source: dict[int, bytes],
         replace: Sequence[Address] = (),
+        new: bool = False,
     ) -> None:
         """Give addresses: a route here, then inside.
 
         source  the host's own address in these routes, by length; where there is none the kernel
                 chooses
         replace those that may have a route already, which is replaced
+        new     the pair is down: it goes up
         Raises OSError: EEXIST where there is a route to one already, so another VPS's."""
-        routes = [
+        routes = [rtnetlink.link_up(link.index)] if new else []
+        routes += [
             rtnetlink.route_add(
                 link.index, a.packed, source.get(len(a.packed), b""), a in replace
             )
@@ -133,13 +173,11 @@ class Ends:
         except OSError:
             self._unroute(link, [a for a in addresses if a not in replace])
             raise
-        self.guest.send([
-            rtnetlink.addr_add(link.peer, a.packed, a.prefix) for a in addresses
-        ])
         lengths = dict.fromkeys(len(a.packed) for a in addresses)
-        self.guest.send(
-            [rtnetlink.default_add(link.peer, _GATEWAYS[length]) for length in lengths], _THERE
-        )
+        inside = [*_without_ll6(link.peer), rtnetlink.link_up(link.peer)] if new else []
+        inside += [rtnetlink.addr_add(link.peer, a.packed, a.prefix) for a in addresses]
+        inside += [rtnetlink.default_add(link.peer, _GATEWAYS[length]) for length in lengths]
+        self.guest.send(inside, _THERE)
 
     def remove(self, link: Link, addresses: Sequence[Address]) -> None:
         """Take addresses away; absence is success. Raises OSError."""
@@ -188,7 +226,7 @@ class Neighbourhood:
         """Whatever the number of VPSs: their devices have no address on the host."""
         assigned = rtnetlink.addresses(sock)
         devices: dict[int, list[Link]] = {4: [], 16: []}
-        known: dict[int, Link | None] = {}
+        known: dict[int, Link | None] = {rtnetlink.LOOPBACK: None}
         for a in assigned:
             if a.index not in known:
                 known[a.index] = rtnetlink.find_link(sock, a.index)

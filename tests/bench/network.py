@@ -152,7 +152,8 @@ def many(bed: Bed, count: int) -> dict[str, object]:
             facts = facts_of(vps, pid, "")
             os.makedirs(f"{bed.node.paths.run}/{ctid}", exist_ok=True)
             undo.callback(shutil.rmtree, f"{bed.node.paths.run}/{ctid}", ignore_errors=True)
-            samples.append(call(lambda: net.wire(vps, facts, silent, undo)))  # noqa: B023
+            undo.callback(net.unwire, bed.node.paths, ctid)
+            samples.append(call(lambda: net.wire(vps, facts, silent)))  # noqa: B023
         part = max(count // 10, 1)
         found: dict[str, object] = {}
         for name, times in (("wall", [s.wall for s in samples]), ("cpu", [s.cpu for s in samples])):

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 import stores
-from wire import V4, V6, inner, ping
+from daemon import daemon_pid, kill
+from wire import V4, V6, inner, inside, ip, ping
 
 import tools
-from vzpy import antispoof, config, dad
+from vzpy import antispoof, config, dad, venet
 from vzpy.errors import VzError
+from vzpy.events import Event
+from vzpy.kernel import rtnetlink
+from vzpy.kernel.netlink import Socket
+from vzpy.kernel.rtnetlink import Link
 from vzpy.node import Node
-from vzpy.story import net
+from vzpy.story import net, start
 
 OTHER4, OTHER6 = "192.0.2.2", "2001:db8::2"  # the neighbour's
 
@@ -309,15 +314,95 @@ def test_a_start_that_is_cut(lan, vps, vzctl, setting):
     assert vzctl("start", 101).code == 0 and ping(lan.neighbour, V4) == 2
 
 
-def test_a_filter_that_the_kernel_refuses(lan, vps, monkeypatch):
-    """It is loaded while the first task is being born, which is taken back."""
+@pytest.mark.parametrize("step", start.STEPS)
+def test_a_start_whose_daemon_is_killed(lan, vps, step):
+    """It may hold a filter for it, or be about to have the pair made."""
 
+    def report(event: Event) -> None:
+        if getattr(event, "name", "") == step:
+            kill(daemon_pid(vps.node))
+
+    vps.set(ipadd=[V4])
+    vps.start()
+    vps.stop(fast=True)
+    vps.start(report=report)
+    assert ping(lan.neighbour, V4) == 2
+    vps.stop(fast=True)
+    assert traces(lan) == []
+
+
+def test_a_filter_that_the_kernel_refuses(lan, vps, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     vps.set(ipadd=[V4])
     with monkeypatch.context() as patched, pytest.raises(VzError, match="not permitted") as no:
         patched.setattr(antispoof.Guard, "__init__", refuse)
+        vps.start()
+    assert no.value.code == 34 and not vps.status.running and traces(lan) == []
+    vps.start()
+    assert ping(lan.neighbour, V4) == 2
+
+
+def test_a_filter_that_was_loaded_beforehand(lan, vps, monkeypatch):
+    """vzeventd has one for the second start, and makes another when that is over."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("loaded once more")
+
+    vps.set(ipadd=[V4, V6])
+    vps.start()
+    monkeypatch.setattr(antispoof.Guard, "__init__", refuse)
+    for _ in range(2):
+        vps.stop(fast=True)
+        vps.start()
+        assert ping(lan.neighbour, V4) == ping(lan.neighbour, V6) == 2
+    inner(vps, "ip addr add 192.0.2.29/32 dev venet0")
+    with inside(vps.facts().pid), socket.socket(type=socket.SOCK_DGRAM) as forged:
+        forged.bind(("192.0.2.29", 0))
+        forged.sendto(b"forged", ("192.0.2.1", 9))
+    with lan.node, Socket() as sock:
+        link = rtnetlink.find_link(sock, venet.host_end(vps.node.paths.cgroup, 101))
+        counts = antispoof.dropped(sock, link.index)
+    assert counts["from-ip4"] and not counts["from-mac"]
+
+
+def test_of_venets_nobody_is_woken(lan):
+    """vzeventd hears of devices that come and go, but not of those without neighbours."""
+    with lan.node, Socket(groups=rtnetlink.RTMGRP_LINK) as sock:
+        rtnetlink.hear_of_neighbourly(sock)
+        ip("link add vz8 arp off type veth peer name vz9 arp off")
+        for name in ("vz8", "vz9"):
+            ip(f"link set {name} up")
+        ip("link add vz7 type bridge")
+        assert {Link.of(body).name for _, body in sock.heard()} == {"vz7"}
+        for name in ("vz8", "vz7"):
+            ip(f"link del {name}")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_who_makes_the_pair(lan, vps, monkeypatch, refused):
+    """The launcher, as soon as there is a namespace; where nothing has come of that, the tool."""
+    made, make = [], venet.Ends.make
+
+    def recorded(ends: venet.Ends, programs: tuple[int, int], by_launcher: bool) -> Link:
+        made.append(by_launcher)
+        return make(ends, programs, by_launcher)
+
+    vps.set(ipadd=[V4])
+    monkeypatch.setattr(venet.Ends, "make", recorded)
+    if refused:
+        monkeypatch.setattr(venet, "pair", lambda *_: rtnetlink.veth_add_to(
+            "eth0", venet.mac(1), "venet0", venet.mac(1)))
+    vps.start()
+    assert made == [not refused] and ping(lan.neighbour, V4) == 2
+
+
+def test_a_filter_that_cannot_be_put_on(lan, vps, monkeypatch):
+    """The launcher has made the pair by then: it never goes up."""
+    vps.set(ipadd=[V4])
+    with monkeypatch.context() as patched, pytest.raises(VzError, match="filter add bpf") as no:
+        patched.setattr(venet, "guarded", lambda index, _: venet.filters(index, (0, 0)))
         vps.start()
     assert no.value.code == 34 and not vps.status.running and traces(lan) == []
     vps.start()

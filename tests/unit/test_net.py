@@ -90,6 +90,6 @@ def test_notes(tmp_path):
 
 def test_programs_have_all_their_labels():
     """And end within what a jump can reach; that they are right is seen on a wire."""
-    for code in (antispoof.from_vps(3, 4, MAC), antispoof.to_vps(3, 4),
+    for code in (antispoof.from_vps(3, 4), antispoof.to_vps(3, 4),
                  antispoof.from_port(4, MAC), antispoof.to_port(4, MAC)):
         assert len(code) % 8 == 0 and len(code) < 8 * 200

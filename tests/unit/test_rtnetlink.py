@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 
 import pytest
@@ -14,6 +16,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from vzpy.kernel import netlink, rtnetlink
+from vzpy.kernel.netlink import Request, Socket
 
 MAC, OTHER = bytes.fromhex("021800000065"), bytes.fromhex("021800000066")
 
@@ -42,6 +45,46 @@ def test_a_pair():
     assert (peer.get_attr("IFLA_IFNAME"), peer["flags"], peer["change"]) == ("venet0", 0x80, 0x80)
     assert peer.get_attr("IFLA_ADDRESS") == "02:18:00:00:00:66"
     assert peer.get_attr("IFLA_NET_NS_FD") == 5
+    for end in (message, peer):  # those of further processors would be taken away again
+        assert end.get_attr("IFLA_NUM_TX_QUEUES") == end.get_attr("IFLA_NUM_RX_QUEUES") == 1
+
+
+def test_a_pair_for_a_process():
+    """Its pid is written behind the rest of the request."""
+    request = rtnetlink.veth_add_to("venet101", MAC, "venet0", OTHER, rtnetlink.IFF_NOARP)
+    assert request.body.endswith(bytes(rtnetlink.PID))
+    body = request.body[: -rtnetlink.PID] + (4711).to_bytes(rtnetlink.PID, "little")
+    message = read(ifinfmsg, Request(request.kind, request.flags, body, ""))
+    peer = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA").get_attr("VETH_INFO_PEER")
+    assert (peer.get_attr("IFLA_NET_NS_PID"), peer.get_attr("IFLA_IFNAME")) == (4711, "venet0")
+
+
+def test_where_the_index_of_a_link_is():
+    for request in (rtnetlink.link_no_ll6(77), rtnetlink.clsact_add(77),
+                    rtnetlink.bpf_filter_add(77, rtnetlink.TC_INGRESS, 1, 5, "f")):
+        at = request.packed(1)[rtnetlink.INDEX_AT :][:4]
+        assert int.from_bytes(at, "little") == 77
+
+
+def test_answers_to_what_somebody_else_has_sent():
+    with Socket() as sock:
+        asked = sock.numbered([rtnetlink.link_del("none"), rtnetlink.link_up("lo")])  # it is up
+        assert sum(asked.lengths) == len(asked.datagram)
+        sock.be_patient(1)
+        with pytest.raises(BlockingIOError):
+            sock.answer(asked)
+        os.write(sock.fileno(), asked.datagram)
+        refused = sock.answer(asked)
+        assert refused and (refused.errno, refused.filename) == (errno.ENODEV, "link del none")
+        os.write(sock.fileno(), asked.datagram)
+        assert sock.answer(asked, (errno.ENODEV,)) is None
+
+
+def test_of_many_requests_each_is_answered():
+    with Socket() as sock:
+        with pytest.raises(OSError, match="link del none0"):
+            sock.send([rtnetlink.link_del(f"none{n}") for n in range(150)])
+        assert rtnetlink.find_link(sock, "lo")
 
 
 @pytest.mark.parametrize(("request_", "field", "value"), [

@@ -34,7 +34,7 @@ def _venet() -> None:
     there = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     with venet.Ends("venet1", 1, there) as ends:
         guard = venet.guard(1, [venet.Address.of("192.0.2.1")])
-        link = ends.make(guard)
+        link = ends.make(guard.programs)
         guard.close()
         with Socket() as sock:
             antispoof.dropped(sock, link.index)

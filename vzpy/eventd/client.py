@@ -102,15 +102,25 @@ class Daemon:
 
     def receive(self) -> Message:
         """The next message. Raises ConnectionError at end of file; OSError for an error."""
+        message, fds = self._receive()
+        for fd in fds:
+            os.close(fd)
+        return message
+
+    def descriptors(self) -> list[int]:
+        """Those that come with the next message. Raises OSError."""
+        return self._receive()[1]
+
+    def _receive(self) -> tuple[Message, list[int]]:
         try:
             message, fds = wire.receive(self.sock)
         except ValueError as err:
             raise OSError(71, f"not understood: {err}") from None
-        for fd in fds:
-            os.close(fd)
         if "error" in message:
+            for fd in fds:
+                os.close(fd)
             raise OSError(wire.number(message, "errno"), wire.text(message, "error"))
-        return message
+        return message, fds
 
     def is_outrun(self, fd: int) -> bool:
         """Wait for an answer, or for something to be read from another descriptor: then True.

@@ -27,6 +27,7 @@ from vzpy.eventd.neighbours import Neighbours
 from vzpy.eventd.quotabroker import QuotaBroker
 from vzpy.eventd.quotagrace import QuotaGrace
 from vzpy.eventd.server import Server
+from vzpy.eventd.spares import Spares
 from vzpy.kernel import process
 from vzpy.model import NodePaths
 from vzpy.node import Node
@@ -63,6 +64,7 @@ class Daemon:
         self.limits = Limits(self)
         self.births = Births(self)
         self.neighbours = Neighbours(self)
+        self.spares = Spares(self)
         self.counters = Counters(self)
         self.renewing = False
         self._idle_timer: Timer | None = None

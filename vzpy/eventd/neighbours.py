@@ -28,14 +28,16 @@ class Neighbours:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self._ears = Socket(groups=rtnetlink.RTMGRP_LINK)
+        rtnetlink.hear_of_neighbourly(self._ears)
         self._up: set[int] = set()
         self._announcer: dad.Announcer | None = None
         daemon.loop.watch(self._ears.fileno(), select.EPOLLIN, self._hear)
         daemon.server.handlers["announce"] = self.announce
         self._look()
 
-    def announce(self, client: Client, message: Message, fds: list[int]) -> Message:
-        """Tell the neighbours about new addresses of a VPS (dad.Announcer)."""
+    def announce(self, client: Client, message: Message, fds: list[int]) -> None:
+        """Tell the neighbours about new addresses of a VPS (dad.Announcer); nobody waits for an
+        answer."""
         wanted = wire.text(message, "addresses").split()
         directory = state.directory(self.daemon.paths, wire.number(message, "ctid"))
         at: dict[bytes, list[Link]] = {}
@@ -48,7 +50,6 @@ class Neighbours:
             around = venet.Neighbourhood.look(sock)
         self._announcer = self._announcer or dad.Announcer()
         venet.announce(self._announcer, around, at)
-        return {}
 
     def _look(self) -> None:
         """At all devices: at the beginning, and when something may have been missed."""

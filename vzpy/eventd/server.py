@@ -17,7 +17,7 @@ from vzpy.eventd import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vzpy.eventd.loop import Loop
     from vzpy.eventd.wire import Message
@@ -70,15 +70,15 @@ class Client:
         except (ValueError, TypeError, KeyError, IndexError) as err:
             return {"error": f"bad request: {err}", "errno": 22}
 
-    def tell(self, message: Message) -> None:
+    def tell(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Send without waiting: who does not read loses the connection."""
-        if not self.offer(message):
+        if not self.offer(message, fds):
             self.close()
 
-    def offer(self, message: Message) -> bool:
+    def offer(self, message: Message, fds: Sequence[int] = ()) -> bool:
         """Send if there is room. Who has died needs no answer, but has said things before."""
         try:
-            wire.send(self.sock, message, flags=_socket.MSG_DONTWAIT)
+            wire.send(self.sock, message, fds, _socket.MSG_DONTWAIT)
         except (BrokenPipeError, ConnectionResetError):
             pass
         except OSError:

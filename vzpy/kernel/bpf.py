@@ -10,7 +10,7 @@ import os
 import struct
 from _ctypes import addressof
 
-from vzpy.kernel.foreign import c_char
+from vzpy.kernel.foreign import buffer
 from vzpy.kernel.libc import syscall
 from vzpy.kernel.numbers import NR
 
@@ -193,17 +193,13 @@ def _signed(value: int) -> int:
 # The system call
 
 
-def _buffer(content: bytes) -> Any:
-    return (c_char * len(content)).from_buffer_copy(content)
-
-
 def _bpf(command: int, attr: Any) -> int:
     return syscall(NR["bpf"], command, addressof(attr), len(attr))
 
 
 def _attr(layout: str, *fields: int | bytes) -> Any:
     """union bpf_attr of bpf(2), which may be longer than what a command looks at."""
-    return _buffer(struct.pack("=" + layout, *fields).ljust(128, b"\0"))
+    return buffer(struct.pack("=" + layout, *fields).ljust(128, b"\0"))
 
 
 def map_create(
@@ -225,14 +221,14 @@ def map_create(
 
 def map_lookup(fd: int, size: int, key: int = 0) -> bytes:
     """The value at a key. Raises OSError ENOENT."""
-    wanted, value = _buffer(struct.pack("=I", key)), _buffer(bytes(size))
+    wanted, value = buffer(struct.pack("=I", key)), buffer(bytes(size))
     _bpf(_MAP_LOOKUP_ELEM, _attr("IIQQ", fd, 0, addressof(wanted), addressof(value)))
     return bytes(value)
 
 
 def map_update(fd: int, value: bytes, key: int | bytes = 0, flags: int = 0) -> None:
     """The key of storage that belongs to sockets is the descriptor of one."""
-    wanted, new = _key(key), _buffer(value)
+    wanted, new = _key(key), buffer(value)
     _bpf(_MAP_UPDATE_ELEM, _attr("IIQQQ", fd, 0, addressof(wanted), addressof(new), flags))
 
 
@@ -243,7 +239,7 @@ def map_delete(fd: int, key: int | bytes) -> None:
 
 
 def _key(key: int | bytes) -> Any:
-    return _buffer(key if isinstance(key, bytes) else struct.pack("=I", key))
+    return buffer(key if isinstance(key, bytes) else struct.pack("=I", key))
 
 
 def btf_of_int() -> int:
@@ -262,7 +258,7 @@ _BTF_INT = struct.pack("=4I", 1, 1 << 24, 4, 32)  # name, BTF_KIND_INT, bytes, b
 
 def _btf_load(types: bytes, names: bytes) -> int:
     head = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names))
-    btf = _buffer(head + types + names)
+    btf = buffer(head + types + names)
     return _bpf(_BTF_LOAD, _attr("QQIII", addressof(btf), 0, len(btf), 0, 0))
 
 
@@ -291,7 +287,7 @@ def _checked(
     except OSError as err:
         if err.errno not in (13, 22):  # EACCES, EINVAL: the verifier does not like it
             raise
-    log = _buffer(bytes(_LOG_SIZE))
+    log = buffer(bytes(_LOG_SIZE))
     try:
         return _prog_load(kind, code, name, attach, hook, btf, about, log)
     except OSError as err:
@@ -305,9 +301,9 @@ def _prog_load(
     log: Any = None,
 ) -> int:
     # The kernel takes LSM programs under the GPL alone: those are ours to give under it as well.
-    program, licence = _buffer(code), _buffer(b"GPL\0" if hook else b"Apache-2.0\0")
+    program, licence = buffer(code), buffer(b"GPL\0" if hook else b"Apache-2.0\0")
     level, size, at = (1, len(log), addressof(log)) if log else (0, 0, 0)
-    functions = _buffer(about or bytes(1))
+    functions = buffer(about or bytes(1))
     attr = _attr("IIQQIIQII16sIIIIQI16xI", kind, len(code) // 8, addressof(program),
                  addressof(licence), level, size, at, 0, 0, name.encode(), 0, attach,
                  btf, 8 if about else 0, addressof(functions) if about else 0, len(about) // 8,
@@ -326,7 +322,7 @@ def prog_detach(cgroup: int, prog: int, attach: int) -> None:
 
 def prog_query(cgroup: int, attach: int) -> list[int]:
     """Ids of the programs attached to just this cgroup."""
-    ids, flags = _buffer(bytes(4 * 64)), _buffer(bytes(4 * 64))
+    ids, flags = buffer(bytes(4 * 64)), buffer(bytes(4 * 64))
     # Of LSM programs the kernel wants to tell the flags, too.
     attr = _attr("IIIIQIIQ", cgroup, attach, 0, 0, addressof(ids), 64, 0, addressof(flags))
     _bpf(_PROG_QUERY, attr)
@@ -365,7 +361,7 @@ def find(cgroup: int, attach: int, name: str) -> int:
 def map_of(prog: int, name: str) -> int:
     """A descriptor of the map of that name which a program uses. Raises OSError ENOENT."""
     count = struct.unpack_from("=I", _info(prog), 52)[0]
-    ids = _buffer(bytes(4 * max(count, 1)))
+    ids = buffer(bytes(4 * max(count, 1)))
     given = bytes(52) + struct.pack("=IQ", count, addressof(ids))
     _info(prog, given)
     for number in struct.unpack_from(f"={count}I", bytes(ids)):
@@ -378,7 +374,7 @@ def map_of(prog: int, name: str) -> int:
 
 def _info(fd: int, given: bytes = b"") -> bytes:
     """struct bpf_prog_info, struct bpf_map_info."""
-    info = _buffer(given.ljust(128, b"\0"))
+    info = buffer(given.ljust(128, b"\0"))
     _bpf(_OBJ_GET_INFO_BY_FD, _attr("IIQ", fd, len(info), addressof(info)))
     return bytes(info)
 

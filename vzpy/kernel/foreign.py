@@ -37,6 +37,11 @@ class c_void_p(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "P"
 
 
+def buffer(content: bytes) -> Any:
+    """Memory with these bytes, whose address is addressof() it."""
+    return (c_char * len(content)).from_buffer_copy(content)
+
+
 _TYPES = {"i": c_int, "l": c_long, "L": c_ulong, "z": c_char_p, "P": c_void_p}
 # By the letters of _TYPES. What is named nowhere takes what it is given, integers as int.
 _ARGUMENTS = {

@@ -23,10 +23,12 @@ _SOL_NETLINK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 270, 11, 12
 _NLM_F_CAPPED, _NLM_F_ACK_TLVS, _NLMSGERR_ATTR_MSG = 0x100, 0x200, 1
 _NLA_F_NESTED = 0x8000
 _TYPE_MASK = 0x3FFF
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 _HEAD = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 # A datagram is one skb, and its answers wait in the receive buffer: so many requests at once.
 _AT_ONCE = 64
 _MAX = 1 << 17
+_SO_RCVTIMEO, _SO_ATTACH_FILTER = 20, 26
 
 
 @record
@@ -43,6 +45,19 @@ class Request:
         return _HEAD.pack(_HEAD.size + len(self.body), self.kind, flags, sequence, 0) + self.body
 
 
+@record
+class Asked:
+    """Requests with the numbers that their answers will have."""
+
+    requests: tuple[Request, ...]
+    first: int
+    datagram: bytes
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        return tuple(_HEAD.size + len(request.body) for request in self.requests)
+
+
 def attr(kind: int, value: bytes | str | int) -> bytes:
     """One attribute; a number goes as 32 bits, a text with its NUL."""
     if isinstance(value, int):
@@ -50,7 +65,7 @@ def attr(kind: int, value: bytes | str | int) -> bytes:
     elif isinstance(value, str):
         value = os.fsencode(value) + b"\0"
     padding = bytes(-len(value) % 4)
-    return struct.pack("=HH", 4 + len(value), kind) + value + padding
+    return _ATTRIBUTE.pack(4 + len(value), kind) + value + padding
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
@@ -59,9 +74,9 @@ def nested(kind: int, *attributes: bytes) -> bytes:
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     """The attributes from an offset on, by their type; of one that comes twice the last."""
-    found = {}
-    while offset + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, offset)
+    found, size, head = {}, len(data), _ATTRIBUTE.unpack_from
+    while offset + 4 <= size:
+        length, kind = head(data, offset)
         if length < 4:
             break
         found[kind & _TYPE_MASK] = data[offset + 4 : offset + length]
@@ -96,6 +111,16 @@ class Socket:
     def close(self) -> None:
         self._sock.close()
 
+    def filter(self, code: bytes) -> None:
+        """Hear only what a program of classic BPF lets pass (socket(7), SO_ATTACH_FILTER)."""
+        from _ctypes import addressof
+
+        from vzpy.kernel.foreign import buffer
+
+        program = buffer(code)
+        what = struct.pack("HxxxxxxP", len(code) // 8, addressof(program))
+        self._sock.setsockopt(_socket.SOL_SOCKET, _SO_ATTACH_FILTER, what)
+
     def send(self, requests: Sequence[Request], ignore: Sequence[int] = ()) -> None:
         """Have requests carried out in order, all of them even when one fails.
 
@@ -103,24 +128,42 @@ class Socket:
         Raises OSError of the first that failed, its `filename` saying what was asked."""
         failed = None
         for start in range(0, len(requests), _AT_ONCE):
-            part = requests[start : start + _AT_ONCE]
-            first = self._sequence + 1
-            self._sequence += len(part)
-            self._sock.send(b"".join(
-                Request(r.kind, r.flags | NLM_F_ACK, r.body, "").packed(first + i)
-                for i, r in enumerate(part)
-            ))
-            answered = 0
-            while answered < len(part):
-                for kind, flags, sequence, body in self._messages():
-                    if kind == _NLMSG_ERROR and first <= sequence < first + len(part):
-                        answered += 1
-                        number = -struct.unpack_from("=i", body)[0]
-                        if number and number not in ignore and not failed:
-                            what = part[sequence - first].what
-                            failed = OSError(number, _reason(number, flags, body), what)
+            asked = self.numbered(requests[start : start + _AT_ONCE])
+            self._sock.send(asked.datagram)
+            refused = self.answer(asked, ignore)
+            failed = failed or refused
         if failed:
             raise failed
+
+    def numbered(self, requests: Sequence[Request]) -> Asked:
+        """Requests as they are sent on this socket, by whoever has it; answer() hears the rest."""
+        first = self._sequence + 1
+        self._sequence += len(requests)
+        packed = (
+            Request(r.kind, r.flags | NLM_F_ACK, r.body, "").packed(first + i)
+            for i, r in enumerate(requests)
+        )
+        return Asked(tuple(requests), first, b"".join(packed))
+
+    def answer(self, asked: Asked, ignore: Sequence[int] = ()) -> OSError | None:
+        """Wait until requests have been carried out; of those that failed the first error. What
+        answers others is lost.
+
+        Raises OSError: EAGAIN when nothing comes (be_patient())."""
+        failed, answered, first = None, 0, asked.first
+        while answered < len(asked.requests):
+            for kind, flags, sequence, body in self._messages():
+                if kind == _NLMSG_ERROR and first <= sequence < first + len(asked.requests):
+                    answered += 1
+                    number = -struct.unpack_from("=i", body)[0]
+                    if number and number not in ignore and not failed:
+                        what = asked.requests[sequence - first].what
+                        failed = OSError(number, _reason(number, flags, body), what)
+        return failed
+
+    def be_patient(self, seconds: int) -> None:
+        """Wait no longer for an answer, since another process asks."""
+        self._sock.setsockopt(_socket.SOL_SOCKET, _SO_RCVTIMEO, struct.pack("ll", seconds, 0))
 
     def ask(self, request: Request) -> list[tuple[int, bytes]]:
         """The messages that answer a request, (type, body) each. Raises OSError."""

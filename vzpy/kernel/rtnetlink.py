@@ -32,9 +32,13 @@ _RTM_NEWTFILTER, _RTM_GETTFILTER = 44, 46
 
 IFF_UP, IFF_BROADCAST, IFF_LOOPBACK, IFF_NOARP = 0x1, 0x2, 0x8, 0x80
 ARPHRD_ETHER = 1
+LOOPBACK = 1  # index of lo in each network namespace
+PID, IFNAMSIZ = 4, 16  # bytes
+INDEX_AT = 20  # of a request with its header: where the index of its link is
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER = 1, 3, 5, 10
-_IFLA_LINKINFO, _IFLA_STATS64, _IFLA_AF_SPEC, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 18, 23, 26, 28, 29
+_IFLA_LINKINFO, _IFLA_NET_NS_PID, _IFLA_STATS64, _IFLA_AF_SPEC = 18, 19, 23, 26
+_IFLA_NET_NS_FD, _IFLA_EXT_MASK, _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 28, 29, 31, 32
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE = 8, 1
 _RTEXT_FILTER_SKIP_STATS = 8
@@ -109,10 +113,24 @@ def veth_add(
     """A pair, both ends down: `name` here, `peer` in the namespace of a descriptor.
 
     flags  IFF_* that both get"""
-    there = _link(peer, flags, flags) + attr(_IFLA_ADDRESS, peer_mac)
-    there += attr(_IFLA_NET_NS_FD, netns)
+    return _veth(name, mac, peer, peer_mac, flags, attr(_IFLA_NET_NS_FD, netns))
+
+
+def veth_add_to(name: str, mac: bytes, peer: str, peer_mac: bytes, flags: int = 0) -> Request:
+    """The same, `peer` in the namespace of a process, whose pid are the last PID bytes of the
+    request: zeros here."""
+    return _veth(name, mac, peer, peer_mac, flags, attr(_IFLA_NET_NS_PID, 0))
+
+
+def _veth(
+    name: str, mac: bytes, peer: str, peer_mac: bytes, flags: int, netns: bytes
+) -> Request:
+    """One queue, as they are used: of those that the kernel makes for each processor it takes all
+    but one away again, and waits each time until nobody looks at them (synchronize_net)."""
+    queues = attr(_IFLA_NUM_TX_QUEUES, 1) + attr(_IFLA_NUM_RX_QUEUES, 1)
+    there = _link(peer, flags, flags) + attr(_IFLA_ADDRESS, peer_mac) + queues + netns
     data = nested(_IFLA_INFO_DATA, attr(_VETH_INFO_PEER, there))
-    body = _link(name, flags, flags) + attr(_IFLA_ADDRESS, mac)
+    body = _link(name, flags, flags) + attr(_IFLA_ADDRESS, mac) + queues
     body += nested(_IFLA_LINKINFO, attr(_IFLA_INFO_KIND, "veth"), data)
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"link add {name} type veth")
 
@@ -165,6 +183,14 @@ def find_link(sock: Socket, link: int | str) -> Link | None:
         if err.errno == 19:  # ENODEV
             return None
         raise
+
+
+def hear_of_neighbourly(sock: Socket) -> None:
+    """Of the devices that RTMGRP_LINK tells of only those whose neighbours are asked for hardware
+    addresses (IFF_NOARP is not set): not of the venets, whose number has no bound."""
+    flags = 16 + 8  # of the first message: after its header, in struct ifinfomsg
+    code = ((0x30, 0, 0, flags), (0x45, 0, 1, IFF_NOARP), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+    sock.filter(b"".join(struct.pack("=HBBI", *one) for one in code))
 
 
 def statistics(sock: Socket, link: int | str) -> tuple[int, int, int, int] | None:

@@ -6,69 +6,48 @@ from __future__ import annotations
 import errno
 import os
 
-from vzpy import antispoof, netnotes, state, traffic, venet
+from vzpy import netnotes, state, venet
 from vzpy.errors import Exit, VzError
 from vzpy.events import AddingIp, DeletingAllIp, DeletingIp, Warned, silent
 from vzpy.fault import fault
 from vzpy.kernel import rtnetlink
 from vzpy.kernel.netlink import Socket
-from vzpy.kernel.rtnetlink import Link
-from vzpy.story import networds
+from vzpy.kernel.rtnetlink import IFF_UP, Link
+from vzpy.story import netbirth, networds
 from vzpy.venet import Address, Ends, Neighbourhood
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vzpy import dad
-    from vzpy.config import Config
+    from vzpy.eventd.wire import Message
     from vzpy.events import Report
     from vzpy.model import Facts, NodePaths
     from vzpy.story.live import Change
-    from vzpy.undo import Undo
+    from vzpy.story.netbirth import Prepared
     from vzpy.vps import VPS
 
 KEYS = ("IP_ADDRESS", "NETIF", "NETDEV")
 STEPS = ("net-note", "net-venet", "net-address", "net-answer", "net-probe")
 
 
-class Prepared:
-    """What the wiring of a start can know and load before there is a namespace, so while the first
-    task is being born. close() may come again.
-
-    Raises VzError 34."""
-
-    def __init__(self, vps: VPS) -> None:
-        self.addresses = _addresses(vps.config, silent)
-        self.guard: antispoof.Guard | None = None
-        self.host = Socket()
-        if not self.addresses:
-            return
-        try:
-            self.around = Neighbourhood.look(self.host)
-            self.guard = venet.guard(vps.ctid, self.addresses)
-        except OSError as err:
-            self.close()
-            raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
-
-    def close(self) -> None:
-        self.host.close()
-        if self.guard:
-            self.guard.close()
-
-
 def wire(
-    vps: VPS, facts: Facts, report: Report, undo: Undo, prepared: Prepared | None = None
+    vps: VPS,
+    facts: Facts,
+    report: Report,
+    prepared: Prepared | None = None,
+    tell: Callable[[Message], bool] | None = None,
 ) -> None:
-    """Give a VPS that has its namespaces, and no init yet, its network.
+    """Give a VPS that has its namespaces, and no init yet, its network; unwire() is the undo.
 
+    tell  vzeventd something, if there is one
     Raises VzError: 34, 71, 78, 104, 130."""
-    undo.callback(unwire, vps.node.paths, vps.ctid, report)
-    prepared = prepared or Prepared(vps)
+    prepared = prepared or netbirth.Prepared(vps)
     try:
         if prepared.addresses:
             with _ends(vps, facts, prepared.host) as ends:
-                _Giving(vps, ends, report, prepared=prepared).give(prepared.addresses)
+                _Giving(vps, ends, report, prepared=prepared, tell=tell).give(prepared.addresses)
     finally:
         prepared.close()
     if vps.config.own("NETIF") or vps.config.own("NETDEV"):
@@ -85,6 +64,8 @@ def unwire(paths: NodePaths, ctid: int, report: Report = silent) -> None:
     notes = netnotes.read(directory)
     if not notes:
         return
+    from vzpy import traffic
+
     try:
         with Socket() as sock:
             carried = traffic.of_devices(sock, directory)
@@ -139,10 +120,6 @@ def _ends(vps: VPS, facts: Facts, host: Socket | None = None) -> Ends:
 # Addresses
 
 
-def _addresses(config: Config, report: Report) -> list[Address]:
-    return [Address.of(text) for text in networds.addresses(config, report)]
-
-
 def _readdress(change: Change, report: Report) -> None:
     """Take away what is to go, give what is new; the rest is not touched."""
     vps = change.vps
@@ -173,7 +150,8 @@ def _difference(
 
     By the options, since what a `set` without --save gave is in no file; by the files when a
     change is taken back. All of them when there is no device: the VPS may remove it."""
-    before, after = _addresses(change.before, silent), _addresses(change.after, report)
+    before = netbirth.addresses(change.before, silent)
+    after = netbirth.addresses(change.after, report)
     has = _given(change.vps)
     if not change.given:
         return [a for a in before if a not in after], [a for a in after if a not in before]
@@ -195,6 +173,8 @@ def _given(vps: VPS) -> list[Address]:
 
 def _take(vps: VPS, ends: Ends, addresses: Sequence[Address]) -> None:
     """Take addresses away from everywhere; absence is success. Raises VzError 34."""
+    from vzpy import antispoof
+
     directory = state.directory(vps.node.paths, vps.ctid)
     texts = {str(a) for a in addresses}
     notes = [n for n in netnotes.read(directory) if n[0] == netnotes.PROXY and n[1] in texts]
@@ -224,13 +204,16 @@ class _Giving:
         skip_arpdetect: bool = False,
         gone: Sequence[Address] = (),
         prepared: Prepared | None = None,
+        tell: Callable[[Message], bool] | None = None,
     ) -> None:
-        self.vps, self.ends, self.report = vps, ends, report
+        self.vps, self.ends, self.report, self.tell = vps, ends, report, tell
         self.config = vps.node.config
         self.directory = state.directory(vps.node.paths, vps.ctid)
-        self.had = [address for address in _given(vps) if address not in gone]
-        self.guard = prepared.guard if prepared else None
+        # What a start has noted is nothing that the VPS has yet.
+        self.had = [] if prepared else [a for a in _given(vps) if a not in gone]
+        self.prepared, self.made = prepared, False
         try:
+            self.made = bool(prepared and prepared.has_pair())
             self.around = prepared.around if prepared else Neighbourhood.look(ends.host)
         except OSError as err:
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
@@ -285,15 +268,15 @@ class _Giving:
     def carry_out(self, addresses: Sequence[Address]) -> None:
         """Note, let pass, route, give inside, answer for. Raises VzError 34, 78."""
         ends, at = self.ends, self._devices(addresses)
-        fault("net-note")
-        netnotes.add(self.directory, [
-            (netnotes.LINK, ends.name, venet.DEVICE),
-            *((netnotes.ADDRESS, a.masked) for a in addresses),
-        ])
+        if not (self.prepared and self.prepared.is_noted()):
+            netbirth.note(self.vps, addresses)
         try:
             fault("net-venet")
-            link = ends.link
+            link = None if self.made else ends.link
+            new = link is None or not link.flags & IFF_UP
             if link:
+                from vzpy import antispoof
+
                 # Perhaps half there, of a command that was killed.
                 ends.remove(link, [a for a in addresses if a not in self.had])
                 antispoof.allow(ends.host, link.index, [a.packed for a in addresses])
@@ -301,7 +284,7 @@ class _Giving:
                 link = self._make(addresses)
             fault("net-address")
             replace = addresses if self.config.raw("FORCE_ROUTE") == "yes" else self.had
-            ends.add(link, addresses, self._source(), replace)
+            ends.add(link, addresses, self._source(), replace, new)
             # Only now: an address that another VPS has is answered for on its behalf.
             netnotes.add(self.directory, [
                 (netnotes.PROXY, rtnetlink.text(a), link.name) for a in at for link in at[a]
@@ -315,9 +298,11 @@ class _Giving:
             raise VzError.of("Unable to add IP", err, Exit.CANT_ADDIP) from err
 
     def _make(self, addresses: Sequence[Address]) -> Link:
-        guard = self.guard or venet.guard(self.vps.ctid, addresses)
+        if self.prepared:
+            return self.ends.make(self.prepared.programs, self.made)
+        guard = venet.guard(self.vps.ctid, addresses)
         try:
-            return self.ends.make(guard)
+            return self.ends.make(guard.programs)
         finally:
             guard.close()
 
@@ -332,17 +317,19 @@ class _Giving:
 
     def _announce(self, at: dict[bytes, list[Link]]) -> None:
         """By the daemon where there is one, since it takes its time."""
-        from vzpy.eventd import client
-
         texts = " ".join(rtnetlink.text(address) for address in at)
-        if not client.tell(
-            self.vps.node.paths, {"op": "announce", "ctid": self.vps.ctid, "addresses": texts}
-        ):
+        message: Message = {"op": "announce", "ctid": self.vps.ctid, "addresses": texts}
+        if not (self.tell or self._tell)(message):
             from vzpy import dad
 
             by = dad.Announcer()
             venet.announce(by, self.around, at)
             by.close()
+
+    def _tell(self, message: Message) -> bool:
+        from vzpy.eventd import client
+
+        return client.tell(self.vps.node.paths, message)
 
     def _judge(self, owners: Sequence[dad.Owner]) -> None:
         """Tell of others who have an address; ERROR_ON_ARPFAIL makes it an error."""

@@ -1,10 +1,9 @@
-"""What a start says of the addresses it is about to give. Apart from net.py, which gives them: that
-is imported while the first task is being born."""
+"""What a start says of the addresses it is about to give."""
 
 from __future__ import annotations
 
-from vzpy.errors import VzError
 from vzpy.events import AddingIp, Warned
+from vzpy.kernel.proc import slurp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +11,6 @@ if TYPE_CHECKING:
 
     from vzpy.config import Config
     from vzpy.events import Report
-    from vzpy.story.net import Prepared
     from vzpy.vps import VPS
 
 _FORWARDING = (("net/ipv4/ip_forward", False), ("net/ipv6/conf/all/forwarding", True))
@@ -46,37 +44,6 @@ def tell_forwarding(given: Sequence[str], report: Report) -> None:
 
 def _switched_on(path: str) -> bool:
     try:
-        with open(f"/proc/sys/{path}") as file:
-            return file.read().strip() != "0"
+        return slurp(f"/proc/sys/{path}") != b"0\n"
     except OSError:
         return False
-
-
-class Meanwhile:
-    """net.Prepared, made by load(), which may come again; what failed there is raised by made(),
-    when there is a task that can be taken back."""
-
-    def __init__(self, vps: VPS) -> None:
-        self.vps = vps
-        self._prepared: Prepared | VzError | None = None
-
-    def load(self) -> None:
-        from vzpy.story import net
-
-        if self._prepared is None:
-            try:
-                self._prepared = net.Prepared(self.vps)
-            except VzError as err:
-                self._prepared = err
-
-    def made(self) -> Prepared:
-        """Raises VzError 34."""
-        self.load()
-        if isinstance(self._prepared, VzError):
-            raise self._prepared
-        assert self._prepared
-        return self._prepared
-
-    def close(self) -> None:
-        if self._prepared and not isinstance(self._prepared, VzError):
-            self._prepared.close()

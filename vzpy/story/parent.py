@@ -45,6 +45,13 @@ class Caller:
         """Who it really is: has to be asked before launch()."""
         return self
 
+    def ask_for_spare(self, addresses: str) -> None:
+        """Of a guard that is loaded already, for the venet of these addresses: before sure()."""
+
+    def spare(self) -> list[int]:
+        """Descriptors of its programs, the caller's to close; none when there is none."""
+        return []
+
     def launch(
         self, program: Program, filled: Filled, fds: list[int], talk: Conversation
     ) -> None:
@@ -71,6 +78,14 @@ class Caller:
         """Only a daemon outlives us. Raises OSError."""
         raise OSError(95, os.strerror(95), name)
 
+    def held(self) -> None:
+        """All that it was asked to hold it has. Raises OSError."""
+
+    def once_it_runs(self, message: Message) -> bool:
+        """Have vzeventd told something after watch(), by when nobody waits for it; False where
+        there is none."""
+        return False
+
     def watch(self) -> None:
         """The VPS runs, and start.json says so."""
 
@@ -87,6 +102,10 @@ class NodeDaemon(Caller):
         self._master = -1
         self._instead: Caller | None = None
         self._given: list[int] = []
+        self._news: list[Message] = []
+        self._holds: dict[str, int] = {}
+        self._owes_spare = False
+        self._spare: list[int] = []
         self._owes_answer = False
         self._begin()
 
@@ -108,9 +127,28 @@ class NodeDaemon(Caller):
         if daemon is not self.daemon:
             self.daemon = daemon
             self._begin()
+        elif self._owes_spare:
+            try:
+                self._spare = daemon.descriptors()
+            except OSError:
+                pass  # launch() will see to a daemon that has died
         return self
 
+    def ask_for_spare(self, addresses: str) -> None:
+        try:
+            self.daemon.send({"op": "spare", "ctid": self.ctid, "addresses": addresses})
+            self._owes_spare = True
+        except OSError:
+            pass
+
+    def spare(self) -> list[int]:
+        given, self._spare = self._spare, []
+        return given
+
     def __exit__(self, *_: object) -> None:
+        for fd in self.spare():
+            os.close(fd)
+        self._let_go()
         if self._instead:
             self._instead.__exit__()
         self.daemon.close()
@@ -173,13 +211,39 @@ class NodeDaemon(Caller):
         self.daemon.send({"op": "console", "ctid": self.ctid}, [self._master])
 
     def hold(self, name: str, fd: int) -> None:
-        """A descriptor for the life of the VPS; ours is still the caller's to close."""
-        message: Message = {"op": "hold", "ctid": self.ctid, "name": name}
+        """A descriptor for the life of the VPS; ours is still the caller's to close. held() waits
+        for the answer."""
+        self._holds[name] = os.dup(fd)
         try:
-            self.daemon.request(message, [fd])
+            self._hold(name)
+        except ConnectionError:
+            pass  # held() will see to it
+
+    def _hold(self, name: str) -> None:
+        message: Message = {"op": "hold", "ctid": self.ctid, "name": name}
+        self.daemon.send(message, [self._holds[name]])
+
+    def held(self) -> None:
+        try:
+            for _ in self._holds:
+                self.daemon.receive()
         except ConnectionError:
             self._open_again()
-            self.daemon.request(message, [fd])
+            if self._master >= 0:
+                self._hand_console()
+            for name in self._holds:
+                self._hold(name)
+                self.daemon.receive()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        while self._holds:
+            os.close(self._holds.popitem()[1])
+
+    def once_it_runs(self, message: Message) -> bool:
+        self._news.append(message)
+        return True
 
     def watch(self) -> None:
         if self._instead:
@@ -191,6 +255,8 @@ class NodeDaemon(Caller):
                 self._open_again()
                 self._hand_console()
                 self.daemon.send({"op": "watch", "ctid": self.ctid})
+            for message in self._news:
+                self.daemon.send(message)
         except OSError as err:
             self.report(Warned(text=_unattended(err)))
 

@@ -129,6 +129,7 @@ def steps(vps: VPS, report: Report, undo: Undo, manner: Manner) -> tuple[Facts, 
                 talk.go()  # tells what the task has died of
             raise
         quota_tight(vps)
+        keeper.held()
         _step("go", report)
         talk.go()
         keeper.watch()
@@ -166,32 +167,41 @@ def prepared(
         undo.callback(umount_root, vps, vps.root, report, hooks=False)
     _step("cgroup", report)
     cgroups.remove(cgroup)  # of a VPS whose state was lost
+    networked = not manner.bare and any(map(vps.config.own, ("IP_ADDRESS", "NETIF", "NETDEV")))
+    if networked:
+        from vzpy.story import net, netbirth, networds
+
+        # After the cgroup: a task that lives may still be given a device.
+        undo.callback(net.unwire, node.paths, ctid, report)
     undo.callback(remove_cgroup, cgroup)
     cgroups.make(cgroup, vps.ids)
     told: list[Event] = []  # after the mount (vzctl-cli 2.2)
-    networked = not manner.bare and any(map(vps.config.own, ("IP_ADDRESS", "NETIF", "NETDEV")))
     if networked:
-        from vzpy.story import networds
-
+        if addresses := networds.addresses(vps.config, silent):
+            keeper.ask_for_spare(" ".join(addresses))
         networds.tell(vps, told.append)
     _step("limits", report)
     granted = lambda: devices.before_birth(vps, cgroup, told.append)  # noqa: E731
     not_applied = limits.before_birth(vps, cgroup, told.append, granted)
 
     keeper = keeper.sure()
+    requests: dict[str, bytes] = {}
+    lengths: tuple[int, tuple[int, ...]] = (0, ())
+    if networked:
+        wiring = netbirth.Prepared(vps, keeper.spare())
+        undo.callback(wiring.close)
+        requests, lengths = wiring.ask(), wiring.lengths
     _step("launch", report)
     rlimits, shm_size, ptys = limits.born_with(vps.config)
     seen = mountplan.seen(shm_size, own_pts=not ptys)
-    talk.ours.program = program = child.launcher(rlimits, seen)
+    talk.ours.program = program = child.launcher(rlimits, seen, *lengths)
     later = program.second()
     ve = talk.hand_over(os.open(f"{cgroup}/ve", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     given = [talk.theirs.fileno(), ve, later.memory]
-    keeper.launch(program, {"base": word(vps.ids.base)}, given, talk)
-    # The kernel now makes namespaces; there is a second processor for the rest.
-    if networked:
-        wiring = networds.Meanwhile(vps)
-        undo.callback(wiring.close)
-        wiring.load()
+    if requests:
+        given += wiring.given
+    keeper.launch(program, {"base": word(vps.ids.base), **requests}, given, talk)
+    # The kernel now makes namespaces and devices; there is a second processor for the rest.
     if mounts:
         not_applied = mount_root(vps, report, hooks, manner.fsck) + not_applied
     else:
@@ -239,9 +249,7 @@ def prepared(
     not_applied += limits.inside(vps.config, facts)
     state.name_netns(node.paths, facts)
     if networked:
-        from vzpy.story import net
-
-        net.wire(vps, facts, report, undo, wiring.made())
+        net.wire(vps, facts, report, wiring, keeper.once_it_runs)
         if vps.config.value("RATE"):
             from vzpy.story import shape
 
