@@ -10,7 +10,7 @@ from vzpy.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vzpy.params import Option
+    from vzpy.option import Option
 
 # How the words after the CTID are read.
 OPTIONS = "options"  # by getopt; words left over are `Invalid extra arguments`

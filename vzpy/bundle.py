@@ -15,7 +15,7 @@ Tools have one thread; nobody waits for a module that another one imports."""
 from __future__ import annotations
 
 import marshal
-import os
+import posix
 import sys
 from _frozen_importlib import ModuleSpec
 
@@ -35,10 +35,10 @@ class Finder:
 
     def __init__(self, fd: int, package: str) -> None:
         self.fd, self.package = fd, package
-        length = int.from_bytes(os.read(fd, 4), "little")
+        length = int.from_bytes(posix.read(fd, 4), "little")
         # Of each module the marshalled Entry: most of them nobody asks for.
-        self.index: dict[str, bytes] = marshal.loads(os.read(fd, length))
-        self.start = os.lseek(fd, 0, os.SEEK_CUR)
+        self.index: dict[str, bytes] = marshal.loads(posix.read(fd, length))
+        self.start = posix.lseek(fd, 0, 1)
         self._found: dict[str, Entry] = {}
 
     def find_spec(
@@ -49,7 +49,7 @@ class Finder:
         entry: Entry = marshal.loads(self.index[name])
         source = self.package + entry[0]
         try:
-            now = os.stat(source)
+            now = posix.stat(source)
         except OSError:
             return None
         if (now.st_mtime_ns, now.st_size) != entry[1:3]:
@@ -58,7 +58,7 @@ class Finder:
         spec = ModuleSpec(name, self, origin=source)  # type: ignore[arg-type]
         spec.has_location = True
         if source.endswith("/__init__.py"):
-            spec.submodule_search_locations = [os.path.dirname(source)]
+            spec.submodule_search_locations = [source.removesuffix("/__init__.py")]
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -69,7 +69,7 @@ class Finder:
         for name in needs:
             if name not in sys.modules:
                 self._bring(name)
-        exec(marshal.loads(os.pread(self.fd, length, self.start + at)), module.__dict__)
+        exec(marshal.loads(posix.pread(self.fd, length, self.start + at)), module.__dict__)
 
     def _bring(self, name: str) -> None:
         """Import a module whose parents are there."""
@@ -98,3 +98,6 @@ def install(fd: int, package: str) -> None:
     fd       open behind the code of this module
     package  folder of the sources"""
     sys.meta_path.insert(0, Finder(fd, package))
+    from vzpy import plainos
+
+    plainos.install()

@@ -325,10 +325,24 @@ def kill(path: str) -> None:
         pass
 
 
+def subtree(path: str) -> list[str]:
+    """A cgroup and all below it, each after the one above; none of those that go meanwhile."""
+    found = []
+    try:
+        if os.stat(path).st_nlink > 2:  # there are directories in it
+            with os.scandir(path) as entries:
+                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            for one in below:
+                found += subtree(one)
+        return [path, *found]
+    except OSError:
+        return found
+
+
 def tasks(path: str, name: str = "cgroup.procs") -> list[int]:
     """Processes (or, with cgroup.threads, threads) of the subtree, as the host numbers them."""
     found: list[int] = []
-    for directory, _, _ in os.walk(path):
+    for directory in subtree(path):
         try:
             found += [int(x) for x in read(directory, name).split()]
         except OSError:
@@ -345,13 +359,12 @@ def remove(path: str, timeout: float = 5) -> None:
         if populated(path):
             kill(path)
             await_event(path, "populated", 0, max(end - time.monotonic(), 0))
-        for directory, _, _ in os.walk(path, topdown=False):
-            gone = rmdir(directory)
+        gone = [rmdir(directory) for directory in reversed(subtree(path))]
         if not os.path.exists(path):
             return
         if time.monotonic() > end:
             raise OSError(16, os.strerror(16), path)
-        if not gone:
+        if not all(gone):
             time.sleep(0.005)
 
 

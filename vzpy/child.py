@@ -81,7 +81,7 @@ def live(calls: Later, birth: Birth, hostname: bytes, uuid: bytes) -> None:
     """Write the second list: the life of the first task from MAPPED on, until it is init. With
     MAPPED come descriptors of the root and of the mounts of `birth.below`."""
     host = mountplan.here()
-    faults = os.environ.get("VZ_TEST_STOP_AT"), os.environ.get("VZ_TEST_FAIL_AT")
+    faults = os.getenv("VZ_TEST_STOP_AT"), os.getenv("VZ_TEST_FAIL_AT")
     task = _Task(calls, birth, host, len(hostname))
     _once(calls, (birth, host, len(hostname), faults), task.live)
     calls.write({"hostname": hostname, "uuid": uuid, **tasks.clocks()})
@@ -141,9 +141,9 @@ class _Task:
     def step(self, name: str) -> None:
         """With the faults that tests ask for (fault.py)."""
         self.calls.step = name
-        if os.environ.get("VZ_TEST_STOP_AT") == name:
+        if os.getenv("VZ_TEST_STOP_AT") == name:
             self.calls.call("exit_group", _KILLED)  # process 1 does not hear its own SIGKILL
-        if os.environ.get("VZ_TEST_FAIL_AT") == name:
+        if os.getenv("VZ_TEST_FAIL_AT") == name:
             self.calls.fail(errno.EIO)
 
     def prepare(self) -> dict[str, int]:

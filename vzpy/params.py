@@ -1,4 +1,4 @@
-"""The one table of parameters, and the one of vzctl's actions: pure data.
+"""The one table of parameters: pure data.
 
 Options, configuration files, vzlist's columns, man pages, completion and `vzctl set` read it.
 Rows of PARAMS stand in storage order: what is appended to N.conf keeps it."""
@@ -29,19 +29,6 @@ NOT_RUNNING = {
 
 # Where a parameter may stand: vz.conf only, N.conf only (a global one is not believed), both.
 GLOBAL, LOCAL, BOTH = "global", "local", "both"
-
-
-@record
-class Option:
-    """One option of a command line; kind "" is a flag without a value."""
-
-    name: str
-    kind: str = ""
-    help: str = ""
-    aliases: tuple[str, ...] = ()
-    short: str = ""
-    key: str = ""  # the parameter it changes
-    req_save: int = 0  # exit code without --save; 0 = --save is not needed
 
 
 @record

@@ -5,8 +5,9 @@ parameter, or change one in a way of their own."""
 
 from __future__ import annotations
 
+from vzpy.option import Option
 from vzpy.optiontable import LAYOUT, SKIP_ARPDETECT
-from vzpy.params import PARAMS, UBC_KEYS, Option
+from vzpy.params import PARAMS, UBC_KEYS
 
 _PARAM_OPTIONS = {
     param.option: Option(param.option, param.cli or param.kind, param.help, (), param.short,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib import import_module
 
 from vzpy import actions, cli
-from vzpy.params import Option
+from vzpy.option import Option
 
 TOOLS = tuple(tool for tool in cli.TOOLS if tool != "vz-fdkeep")  # no tool of users
 

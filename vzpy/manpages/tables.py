@@ -8,7 +8,8 @@ from importlib import import_module
 from inspect import cleandoc
 
 from vzpy import actions, columns, params, setoptions
-from vzpy.params import BY_KEY, PARAMS, Option
+from vzpy.option import Option
+from vzpy.params import BY_KEY, PARAMS
 
 # What stands for a value of each class.
 METAVARS = {
