@@ -155,12 +155,12 @@ class Config:
 
     def check(self) -> None:
         """Read every parameter once, so that `warnings` is complete."""
-        from vzpy.params import PARAMS
+        from vzpy.params import BY_KEY
 
         given = {key for layer in self._layers for key in layer.entries}
-        for param in PARAMS:
-            if param.key in given or param.key in self._overrides:
-                self.value(param.key)
+        for key in BY_KEY:
+            if key in given or key in self._overrides:
+                self.value(key)
         if "VETH" in self._layers[-1].entries:
             self.notes.append(
                 "Warning: VETH parameter is deprecated, remove it and use --netif_add instead"
@@ -315,7 +315,7 @@ def save(path: str, changes: Mapping[str, str | None]) -> None:
 
 def edited(content: str, changes: Mapping[str, str | None]) -> str:
     """The text of a file with keys set to texts, None takes one out."""
-    from vzpy.params import PARAMS
+    from vzpy.params import BY_KEY
 
     lines = [f"{line}\n" for line in content.split("\n")]
     lines[-1] = lines[-1][:-1]  # what stands after the last newline: nothing, as a rule
@@ -327,7 +327,7 @@ def edited(content: str, changes: Mapping[str, str | None]) -> str:
             places[key].append(index)
     drop: set[int] = set()
     appended = []
-    order = {param.key: index for index, param in enumerate(PARAMS)}
+    order = {key: index for index, key in enumerate(BY_KEY)}
     for key in sorted(changes, key=lambda key: order.get(key, len(order))):
         text, found = changes[key], places[key]
         if text is None:

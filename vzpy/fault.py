@@ -5,7 +5,6 @@ environment variables it is one dictionary look-up."""
 
 from __future__ import annotations
 
-import errno
 import os
 
 
@@ -15,4 +14,6 @@ def fault(step: str) -> None:
         os.kill(os.getpid(), 9)
         os._exit(137)  # process 1 of a pid namespace does not hear its own SIGKILL
     if os.getenv("VZ_TEST_FAIL_AT") == step:
+        import errno
+
         raise OSError(errno.EIO, f"fault asked for at step {step}")

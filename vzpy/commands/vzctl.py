@@ -160,7 +160,7 @@ def _cancel_on_signals() -> None:
 def usage() -> str:
     """The text of --help: every action, its options wrapped."""
     lines = [_HEAD]
-    for action in actions.ACTIONS:
+    for action in actions.all_actions():
         line = f"vzctl {' | '.join((action.name, *action.aliases))} <ctid>"
         for item in _items(action.synopsis):
             if len(line) + 1 + len(item) > 78:

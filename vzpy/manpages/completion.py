@@ -58,10 +58,11 @@ def _case(subject: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _vzctl() -> str:
-    names = " ".join(name for action in actions.ACTIONS for name in (action.name, *action.aliases))
+    every = actions.all_actions()
+    names = " ".join(name for action in every for name in (action.name, *action.aliases))
     rows = [
         ("|".join((action.name, *action.aliases)), _flags(action.options))
-        for action in actions.ACTIONS
+        for action in every
         if action.options
     ]
     return (
