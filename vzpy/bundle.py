@@ -24,12 +24,11 @@ from _frozen_importlib import ModuleSpec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
-    from typing import Unpack
 
     # path below the package, mtime (ns) and size of the source
     Source = tuple[str, int, int]
     # and place behind the index and lengths of one or more marshalled tuples of Parts
-    Entry = tuple[Source, int, Unpack[tuple[int, ...]]]
+    Entry = tuple[Source, int, *tuple[int, ...]]
     # name, source; modules of the package that it imports when it runs; code
     Part = tuple[str, Source, tuple[str, ...], CodeType]
 

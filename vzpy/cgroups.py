@@ -35,8 +35,8 @@ def mountpoint() -> str:
     Raises OSError ENOENT when it is not."""
     global _mountpoint
     if _mountpoint is None or not os.path.exists(f"{_mountpoint}/cgroup.controllers"):
-        with open("/proc/self/mountinfo") as f:
-            points = [x.split(" ")[4] for x in f if " - cgroup2 " in x]
+        rows = slurp("/proc/self/mountinfo").decode(errors="surrogateescape").split("\n")
+        points = [row.split(" ")[4] for row in rows if " - cgroup2 " in row]
         if not points:
             raise FileNotFoundError(2, "No cgroup2; mount -t cgroup2 none /sys/fs/cgroup")
         _mountpoint = points[0]
@@ -87,8 +87,7 @@ def delegate(path: str, ids: IdRange) -> None:
     global _delegate
     if _delegate is None:
         try:
-            with open("/sys/kernel/cgroup/delegate") as f:
-                _delegate = tuple(f.read().split())
+            _delegate = tuple(slurp("/sys/kernel/cgroup/delegate").decode().split())
         except OSError:
             _delegate = _DELEGATE
     os.chown(path, ids.base, ids.base)
