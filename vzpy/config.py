@@ -202,9 +202,9 @@ class Config:
         if key in _DIGITS and len(found[0]) == 1 and found[0] in "0123456789":
             return int(found[0])
         from vzpy import values
-        from vzpy.params import BY_KEY
+        from vzpy.params import kind_of
 
-        kind = BY_KEY[key].kind
+        kind = kind_of(key)
         for text, path, number in self._found(key):
             if key in _SUBSTITUTED:
                 text = text.replace("$VEID", str(self.ctid))
@@ -349,9 +349,10 @@ def edited(content: str, changes: Mapping[str, str | None]) -> str:
 
 def _repeat(key: str) -> str:
     from vzpy import values
+    from vzpy.params import kind_of
 
-    param = _param(key)
-    return values.KINDS[param.kind].repeat if param else "last"
+    kind = kind_of(key)
+    return values.KINDS[kind].repeat if kind else "last"
 
 
 def _param(key: str) -> Param | None:
@@ -362,10 +363,9 @@ def _param(key: str) -> Param | None:
 
 
 def _is_local(key: str) -> bool:
-    from vzpy.params import LOCAL
+    from vzpy.params import is_local
 
-    param = _param(key)
-    return param is not None and param.scope == LOCAL
+    return is_local(key)
 
 
 def line_of(key: str, text: str) -> str:

@@ -203,6 +203,16 @@ _ROWS: tuple[Row, ...] = (
 BY_KEY: Table[Param] = Table(Param, {row[0][0]: row for row in _ROWS})
 UBC_KEYS = tuple(key for key, row in BY_KEY.rows.items() if row[0][1].startswith("ubc-"))
 
+
+def kind_of(key: str) -> str:
+    """The value class of a parameter, without its record; "" of one that nobody knows."""
+    return BY_KEY.rows[key][0][1] if key in BY_KEY else ""
+
+
+def is_local(key: str) -> bool:
+    return key in BY_KEY and BY_KEY.rows[key][1].get("scope") == LOCAL
+
+
 # What a sample configuration never brings along: the contract's six (vzctl-cli 5, applyconfig)
 # and what can only belong to one VPS.
 NOT_FROM_SAMPLE = (
