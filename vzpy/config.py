@@ -6,8 +6,8 @@ file is a warning, never an error."""
 
 from __future__ import annotations
 
+import _stat as stat
 import os
-import stat
 
 from vzpy.errors import ConfigError, Exit, VzError
 

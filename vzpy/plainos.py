@@ -2,15 +2,18 @@
 
 The real one takes 0.9 ms, a seventh of what the interpreter does until then: two thirds of that are
 abstract base classes, for os.environ to be one. Here are the names of posix, and a few functions
-as os.py has them. Whoever asks for another name gets the real module's, and the rest with it."""
+as os.py and posixpath.py have them, for paths of text. Whoever asks for another name gets the real
+module's, and the rest with it."""
 
 from __future__ import annotations
 
 import posix
 import sys
+from _stat import S_ISDIR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType as _Module
     from typing import Any
 else:
@@ -20,22 +23,29 @@ _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors(
 
 
 class Plain(_Module):
-    """The module, until somebody asks for a name that it has not."""
+    """The module of a name, until somebody asks for what it has not.
+
+    names  what it has"""
+
+    def __init__(self, name: str, names: dict[str, Any]) -> None:
+        super().__init__(name)
+        self.__dict__.update(names)
 
     def __getattr__(self, name: str) -> Any:
         if name == "__path__":  # the import statement asks every module for it
             raise AttributeError(name)
-        sys.modules.pop("os", None)
+        sys.modules.pop(self.__name__, None)
         # Who has entered a guest has emptied that list (ns.poison_imports); a frozen module is part
         # of the interpreter, and no file is read for it.
         if poisoned := not sys.meta_path:
             from _frozen_importlib import BuiltinImporter, FrozenImporter
 
             sys.meta_path += [BuiltinImporter, FrozenImporter]
+        mine = self.__name__
         try:
-            whole = __import__("os")
+            whole = __import__(mine)
         finally:
-            sys.modules["os"] = self
+            sys.modules[mine] = self
             if poisoned:
                 sys.meta_path.clear()
         self.__dict__.update(whole.__dict__)
@@ -59,13 +69,11 @@ def getenv(key: str, default: str | None = None) -> str | None:
 
 
 def makedirs(name: str, mode: int = 0o777, exist_ok: bool = False) -> None:
-    import posixpath
-
     try:
         try:
             posix.mkdir(name, mode)
         except FileNotFoundError:
-            above = posixpath.dirname(name.rstrip("/"))
+            above = dirname(name.rstrip("/"))
             if not above:
                 raise
             try:
@@ -74,22 +82,91 @@ def makedirs(name: str, mode: int = 0o777, exist_ok: bool = False) -> None:
                 pass  # somebody else made it
             posix.mkdir(name, mode)
     except OSError:
-        if not exist_ok or not posixpath.isdir(name):
+        if not exist_ok or not isdir(name):
             raise
 
 
+# os.path
+
+
+_normal: Callable[[str], str] | None = getattr(posix, "_path_normpath", None)  # C, from Python 3.11
+
+
+def _whole() -> Any:
+    """The real one, for paths that are bytes."""
+    path = sys.modules["posixpath"]
+    assert path.normcase
+    return path
+
+
+def join(first: str, *rest: str) -> str:
+    path = posix.fspath(first)
+    if not isinstance(path, str):
+        return _whole().join(path, *rest)
+    for part in map(posix.fspath, rest):
+        if part[:1] == "/":
+            path = part
+        else:
+            path += part if not path or path[-1] == "/" else f"/{part}"
+    return path
+
+
+def split(name: str) -> tuple[str, str]:
+    path = posix.fspath(name)
+    if not isinstance(path, str):
+        return _whole().split(path)
+    at = path.rfind("/") + 1
+    above = path[:at]
+    return above.rstrip("/") or above, path[at:]
+
+
+def dirname(name: str) -> str:
+    return split(name)[0]
+
+
+def basename(name: str) -> str:
+    return split(name)[1]
+
+
+def abspath(name: str) -> str:
+    path = posix.fspath(name)
+    if not isinstance(path, str) or not _normal:
+        return _whole().abspath(path)  # type: ignore[no-any-return]
+    return _normal(path if path[:1] == "/" else join(posix.getcwd(), path))
+
+
+def exists(path: str | int) -> bool:
+    return _mode(posix.stat, path) != 0
+
+
+def lexists(path: str) -> bool:
+    return _mode(posix.lstat, path) != 0
+
+
+def isdir(path: str | int) -> bool:
+    return S_ISDIR(_mode(posix.stat, path))
+
+
+def _mode(look: Callable[[Any], posix.stat_result], path: str | int) -> int:
+    """0 where there is nothing."""
+    try:
+        return look(path).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
 def install() -> None:
-    """From now on this is what is imported as `os`."""
+    """From now on these are what is imported as `os` and `os.path`."""
     if "os" in sys.modules:
         return
-    plain = Plain("os")
-    plain.__dict__.update({k: v for k, v in posix.__dict__.items() if k[:2] != "__"})
-    plain.__dict__.update(
-        fsencode=fsencode, fsdecode=fsdecode, getenv=getenv, makedirs=makedirs, name="posix",
-        sep="/", linesep="\n", devnull="/dev/null", SEEK_SET=0, SEEK_CUR=1, SEEK_END=2,
-    )  # fmt: skip
-    del plain.environ  # of bytes
-    sys.modules["os"] = plain
-    import posixpath
-
-    sys.modules["os.path"] = plain.__dict__["path"] = posixpath
+    sys.modules["os.path"] = sys.modules["posixpath"] = path = Plain("posixpath", {
+        "join": join, "split": split, "dirname": dirname, "basename": basename, "sep": "/",
+        "abspath": abspath, "exists": exists, "lexists": lexists, "isdir": isdir,
+    })  # fmt: skip
+    names = {name: value for name, value in posix.__dict__.items() if name[:2] != "__"}
+    del names["environ"]  # of bytes
+    sys.modules["os"] = Plain("os", {
+        **names, "path": path, "fsencode": fsencode, "fsdecode": fsdecode, "getenv": getenv,
+        "makedirs": makedirs, "name": "posix", "sep": "/", "linesep": "\n",
+        "devnull": "/dev/null", "SEEK_SET": 0, "SEEK_CUR": 1, "SEEK_END": 2,
+    })  # fmt: skip

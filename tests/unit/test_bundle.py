@@ -146,6 +146,8 @@ def test_os_is_a_plain_one_until_more_is_asked_of_it(package):
         "import os, os.path, posixpath, vzpy.ns\n"
         "from os import getpid, path\n"
         "assert os.path is path is posixpath and os.getpid is getpid and os.sep == '/'\n"
+        "assert (path.join('a', 'b'), path.join(b'a', b'b')) == ('a/b', b'a/b')\n"
+        "assert path.realpath('/proc/self/../1') == '/proc/1' and os.path is path\n"
         "assert os.fsencode('\\udcff') == b'\\xff' and os.fsdecode(b'\\xff') == '\\udcff'\n"
         "assert (os.getenv('ANY'), os.getenv('NONE'), os.getenv('NONE', 'x')) == ('1', None, 'x')\n"
         "plain = os\n"
@@ -184,3 +186,22 @@ def test_its_makedirs_is_the_real_one(tmp_path, name, exist_ok):
         modes = {str(x.relative_to(there)): x.lstat().st_mode for x in there.rglob("*")}
         found.append((told, modes))
     assert found[0] == found[1]
+
+
+PATHS = ["", "/", "//", "///", "a", "a/", "/a", "//a//b//", "a/./b", "a/../b", "../a", "/..", "a//",
+         "\\udcff/x", "a" * 300, "\0", "link", "link/", "nowhere", "file", "file/"]
+
+
+@pytest.mark.parametrize("cwd", [".", "/"])
+def test_its_paths_are_the_real_ones(tmp_path, monkeypatch, cwd):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(".")
+    (tmp_path / "nowhere").symlink_to("none")
+    monkeypatch.chdir(tmp_path / cwd)
+    for one in PATHS:
+        for name in ("split", "dirname", "basename", "abspath", "exists", "lexists", "isdir"):
+            assert getattr(plainos, name)(one) == getattr(os.path, name)(one), (name, one)
+        for other in PATHS:
+            assert plainos.join(one, other, "x") == os.path.join(one, other, "x")
+    for there in (plainos.exists, plainos.isdir):
+        assert not there("/none") and there(Path("/tmp")) and not there(1 << 30)

@@ -13,9 +13,9 @@ only be entered with rights on the common ancestor; its own rights end with setn
 
 from __future__ import annotations
 
+import _stat as stat
 import os
 import select
-import stat
 import time
 
 from vzpy import cgroupread, cgroups, ns, syscalls, tasks
