@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posix
 import sys
-from _stat import S_ISDIR
+from _stat import S_ISDIR, S_ISLNK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,6 +135,26 @@ def abspath(name: str) -> str:
     return _normal(path if path[:1] == "/" else join(posix.getcwd(), path))
 
 
+def realpath(name: str, *, strict: bool = False) -> str:
+    path = posix.fspath(name)
+    found: str
+    if strict or not _normal or not isinstance(path, str) or not _is_plain(path):
+        found = _whole().realpath(path, strict=strict)
+        return found
+    path = _normal(path)
+    at = 0
+    while at >= 0:
+        at = path.find("/", at + 1)
+        if S_ISLNK(_mode(posix.lstat, path if at < 0 else path[:at])):
+            found = _whole().realpath(path)
+            return found
+    return path
+
+
+def _is_plain(path: str) -> bool:
+    return path[:1] == "/" != path[1:2] and "/.." not in path and "\0" not in path
+
+
 def exists(path: str | int) -> bool:
     return _mode(posix.stat, path) != 0
 
@@ -161,7 +181,8 @@ def install() -> None:
         return
     sys.modules["os.path"] = sys.modules["posixpath"] = path = Plain("posixpath", {
         "join": join, "split": split, "dirname": dirname, "basename": basename, "sep": "/",
-        "abspath": abspath, "exists": exists, "lexists": lexists, "isdir": isdir,
+        "abspath": abspath, "realpath": realpath, "exists": exists, "lexists": lexists,
+        "isdir": isdir,
     })  # fmt: skip
     names = {name: value for name, value in posix.__dict__.items() if name[:2] != "__"}
     del names["environ"]  # of bytes

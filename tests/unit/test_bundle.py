@@ -201,6 +201,8 @@ def test_its_paths_are_the_real_ones(tmp_path, monkeypatch, cwd):
     for one in PATHS:
         for name in ("split", "dirname", "basename", "abspath", "exists", "lexists", "isdir"):
             assert getattr(plainos, name)(one) == getattr(os.path, name)(one), (name, one)
+        for path in (one, f"{tmp_path}/{one}", f"{tmp_path}/link/{one}"):
+            assert "\0" in path or plainos.realpath(path) == os.path.realpath(path)
         for other in PATHS:
             assert plainos.join(one, other, "x") == os.path.join(one, other, "x")
     for there in (plainos.exists, plainos.isdir):
