@@ -30,6 +30,8 @@ def parse(action: Action, argv: Sequence[str], report: Report) -> Given:
     """The options of an action's command line, checked.
 
     Raises UsageError or ValueInvalid with the contract's code."""
+    if not argv:
+        return {}  # without the tables
     known = (*action.options, *action.not_here)
     pairs, words = getopt("vzctl", argv, known, action.bad_option)
     given: Given = {}

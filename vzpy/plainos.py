@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posix
 import sys
-from _stat import S_ISDIR, S_ISLNK
+from _stat import S_ISDIR, S_ISLNK, S_ISREG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -167,6 +167,18 @@ def isdir(path: str | int) -> bool:
     return S_ISDIR(_mode(posix.stat, path))
 
 
+def isfile(path: str | int) -> bool:
+    return S_ISREG(_mode(posix.stat, path))
+
+
+def islink(path: str) -> bool:
+    return S_ISLNK(_mode(posix.lstat, path))
+
+
+def samestat(one: posix.stat_result, other: posix.stat_result) -> bool:
+    return (one.st_ino, one.st_dev) == (other.st_ino, other.st_dev)
+
+
 def _mode(look: Callable[[Any], posix.stat_result], path: str | int) -> int:
     """0 where there is nothing."""
     try:
@@ -182,7 +194,7 @@ def install() -> None:
     sys.modules["os.path"] = sys.modules["posixpath"] = path = Plain("posixpath", {
         "join": join, "split": split, "dirname": dirname, "basename": basename, "sep": "/",
         "abspath": abspath, "realpath": realpath, "exists": exists, "lexists": lexists,
-        "isdir": isdir,
+        "isdir": isdir, "isfile": isfile, "islink": islink, "samestat": samestat,
     })  # fmt: skip
     names = {name: value for name, value in posix.__dict__.items() if name[:2] != "__"}
     del names["environ"]  # of bytes

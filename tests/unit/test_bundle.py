@@ -199,11 +199,14 @@ def test_its_paths_are_the_real_ones(tmp_path, monkeypatch, cwd):
     (tmp_path / "nowhere").symlink_to("none")
     monkeypatch.chdir(tmp_path / cwd)
     for one in PATHS:
-        for name in ("split", "dirname", "basename", "abspath", "exists", "lexists", "isdir"):
+        for name in ("split", "dirname", "basename", "abspath", "exists", "lexists", "isdir",
+                     "isfile", "islink"):
             assert getattr(plainos, name)(one) == getattr(os.path, name)(one), (name, one)
         for path in (one, f"{tmp_path}/{one}", f"{tmp_path}/link/{one}"):
             assert "\0" in path or plainos.realpath(path) == os.path.realpath(path)
         for other in PATHS:
             assert plainos.join(one, other, "x") == os.path.join(one, other, "x")
+    two = (tmp_path / "file").stat(), tmp_path.stat()
+    assert plainos.samestat(two[0], two[0]) and not plainos.samestat(*two)
     for there in (plainos.exists, plainos.isdir):
         assert not there("/none") and there(Path("/tmp")) and not there(1 << 30)
