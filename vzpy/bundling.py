@@ -25,7 +25,7 @@ FILE = f"{PACKAGE}/__pycache__/bundle.{sys.implementation.cache_tag}"
 _VZCTL, _OPTIONS = "vzpy.commands.vzctl", "vzpy.options"
 _GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     _VZCTL: (("vzpy", "vzpy.cli"), ()),
-    _OPTIONS: ((_VZCTL,), ("vzpy.optiontable", "vzpy.params", "vzpy.values")),
+    _OPTIONS: ((_VZCTL,), ("vzpy.params", "vzpy.values")),
     "vzpy.commands.vzctl_exec": ((_VZCTL,), ("vzpy.story.enter", "vzpy.story.pump")),
     "vzpy.commands.vzctl_stop": ((_VZCTL, _OPTIONS), ("vzpy.vps", "vzpy.story.stop")),
     "vzpy.story.teardown": ((_VZCTL, _OPTIONS, "vzpy.commands.vzctl_stop"), ()),
