@@ -210,3 +210,31 @@ def test_its_paths_are_the_real_ones(tmp_path, monkeypatch, cwd):
     assert plainos.samestat(two[0], two[0]) and not plainos.samestat(*two)
     for there in (plainos.exists, plainos.isdir):
         assert not there("/none") and there(Path("/tmp")) and not there(1 << 30)
+
+
+def test_hot_commands_load_nothing_of_the_interpreters_that_is_a_file_or_slow(package):
+    bundle_of(package)
+    code = (
+        "import vzpy.commands.vzctl, vzpy.options, vzpy.commands.vzctl_exec, vzpy.story.flow\n"
+        "import vzpy.commands.vzctl_stop, vzpy.commands.vzlist\n"
+        "from vzpy.model import NodePaths\n"
+        "NodePaths.of('/tmp/none', '/tmp/none')\n"
+        "slow = {'_collections_abc', 'genericpath', 'stat', 'struct', 'getopt', '_ctypes'}\n"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    assert told(package, code) == ["[]"]
+
+
+def test_the_first_module_of_a_command_brings_the_others(package):
+    """But not one whose source has changed, and none without those that it needs."""
+    bundle_of(package)
+    (package / "ns.py").write_text("EIGHT = 8\n")
+    code = (
+        "import vzpy.commands.vzctl\n"
+        "before = 'vzpy.story.enter' in sys.modules\n"
+        "try:\n    import vzpy.commands.vzctl_exec\n"
+        "except ImportError as err:\n    print(err.name)\n"
+        "else:\n    print(before, type(sys.modules['vzpy.ns'].__loader__).__name__,"
+        " type(sys.modules['vzpy.story.pump'].__loader__).__name__)\n"
+    )
+    assert told(package, code) == ["False", "SourceFileLoader", "Finder"]
