@@ -13,7 +13,6 @@ import os
 import select
 import time
 
-from vzpy.cgroupread import note_leaf
 from vzpy.kernel.proc import slurp
 from vzpy.model import NO_LIMIT, IdRange, Limits
 
@@ -239,6 +238,8 @@ def sweep(path: str) -> None:
 
 def remove_leaf(path: str) -> bool:
     """rmdir() of a leaf; what it counted is kept."""
+    from vzpy.cgroupread import note_leaf
+
     above = os.path.dirname(path)
     if os.path.basename(above) == "ve":
         note_leaf(os.path.dirname(above), path)
