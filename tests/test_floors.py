@@ -20,7 +20,8 @@ MODULES = {
 }
 
 FLOOR_0 = {"errors", "undo", "log", "record", "model", "events", "params", "actions", "optiontable",
-           "setoptions", "once", "data", "fault", "lockfile", "elf", "bundle", "bundling"}
+           "setoptions", "option", "table", "once", "data", "fault", "lockfile", "elf", "oneline",
+           "bundle", "bundling", "plainos"}
 # A room of more than one file. A file that is named nowhere is a room of its own, on floor 2.
 ROOMS = {
     "countmap": {"countmap", "socketcount", "othersockets", "filecount", "lockcount",

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from vzpy.errors import Exit
 from vzpy.record import record
+from vzpy.table import Table, row
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from vzpy.params import Option
+    from vzpy.option import Option
+    from vzpy.table import Row
 
 # How the words after the CTID are read.
 OPTIONS = "options"  # by getopt; words left over are `Invalid extra arguments`
@@ -56,8 +58,8 @@ class Action:
 
 _NO_COMMAND = "No command line given for exec"
 
-ACTIONS = (
-    Action(
+_ROWS: tuple[Row, ...] = (
+    row(
         "create",
         "[--ostemplate NAME] [--config NAME] [--layout overlay|simfs|image[:MODE]] [--ipadd ADDR]"
         " [--hostname NAME] [--name NAME] [--description TEXT] [--private PATH] [--root PATH]"
@@ -66,7 +68,7 @@ ACTIONS = (
         "create",
         needs_conf=False,
     ),
-    Action(
+    row(
         "start",
         "[--force] [--wait] [--skip-fsck] [--skip-remount] [--skip_ve_setup]",
         "mount and boot",
@@ -74,7 +76,7 @@ ACTIONS = (
         bad_option=SYNTAX,
         sister="stop",
     ),
-    Action(
+    row(
         "stop",
         "[--fast] [--skip-umount]",
         "halt and unmount",
@@ -82,17 +84,17 @@ ACTIONS = (
         bad_option=SYNTAX,
         sister="start",
     ),
-    Action(
+    row(
         "restart",
         "[--force] [--wait] [--fast] [--skip-fsck] [--skip_ve_setup]",
         "stop and start",
         "restart",
         bad_option=SYNTAX,
     ),
-    Action("destroy", "", "remove the VPS and its files", "destroy", ("delete",), NOTHING),
-    Action("mount", "", "mount the root without booting", "mount", rest=NOTHING),
-    Action("umount", "", "unmount the root", "mount", rest=NOTHING),
-    Action(
+    row("destroy", "", "remove the VPS and its files", "destroy", ("delete",), NOTHING),
+    row("mount", "", "mount the root without booting", "mount", rest=NOTHING),
+    row("umount", "", "unmount the root", "mount", rest=NOTHING),
+    row(
         "status",
         "",
         "one line: exists, mounted, running",
@@ -101,14 +103,14 @@ ACTIONS = (
         locks=False,
         needs_conf=False,
     ),
-    Action(
+    row(
         "set",
         "[--save] [--force] [--setmode restart|ignore] [--PARAMETER VALUE]...",
         "change parameters",
         "set",
         needs_conf=False,
     ),
-    Action(
+    row(
         "ubset",
         "[--PARAMETER VALUE]...",
         "limit a login user as a VPS is; user:NAME, user-UID.slice or the path of a cgroup stands"
@@ -118,7 +120,7 @@ ACTIONS = (
         needs_conf=False,
         of_users=True,
     ),
-    Action(
+    row(
         "exec",
         "COMMAND [ARG]... | -",
         "run a command line inside",
@@ -127,7 +129,7 @@ ACTIONS = (
         locks=False,
         missing=_NO_COMMAND,
     ),
-    Action(
+    row(
         "exec2",
         "COMMAND [ARG]... | -",
         "the same, with the exit status of the command",
@@ -136,7 +138,7 @@ ACTIONS = (
         locks=False,
         missing=_NO_COMMAND,
     ),
-    Action(
+    row(
         "exec3",
         "COMMAND [ARG]...",
         "the same, without a shell",
@@ -145,7 +147,7 @@ ACTIONS = (
         locks=False,
         missing=_NO_COMMAND,
     ),
-    Action(
+    row(
         "enter",
         "[--exec COMMAND [ARG]...]",
         "a root shell inside",
@@ -153,8 +155,8 @@ ACTIONS = (
         rest=WORDS,
         locks=False,
     ),
-    Action("console", "[TTY]", "attach to a console", "console", rest=WORDS, locks=False),
-    Action(
+    row("console", "[TTY]", "attach to a console", "console", rest=WORDS, locks=False),
+    row(
         "runscript",
         "FILE",
         "run a script inside",
@@ -162,7 +164,7 @@ ACTIONS = (
         rest=WORDS,
         missing="Script not specified",
     ),
-    Action(
+    row(
         "suspend",
         "[--dumpfile F] [--suspend|--dump|--resume|--kill]",
         "freeze, or write to a file",
@@ -170,7 +172,7 @@ ACTIONS = (
         ("chkpnt",),
         bad_option=SYNTAX,
     ),
-    Action(
+    row(
         "resume",
         "[--dumpfile F] [--undump|--resume|--kill] [--skip-remount] [--skip-fsck]",
         "let run again, or read from a file",
@@ -178,29 +180,29 @@ ACTIONS = (
         ("restore",),
         bad_option=SYNTAX,
     ),
-    Action("quotaon", "", "switch disk quota on", "quota", rest=NOTHING),
-    Action("quotaoff", "", "switch disk quota off", "quota", rest=NOTHING),
-    Action("quotainit", "", "count the disk usage again", "quota", rest=NOTHING),
-    Action("convert", "[--layout overlay|simfs|image[:MODE]]", "change the layout", "convert"),
-    Action("compact", "", "give free space of an image back", "convert", rest=NOTHING),
-    Action(
+    row("quotaon", "", "switch disk quota on", "quota", rest=NOTHING),
+    row("quotaoff", "", "switch disk quota off", "quota", rest=NOTHING),
+    row("quotainit", "", "count the disk usage again", "quota", rest=NOTHING),
+    row("convert", "[--layout overlay|simfs|image[:MODE]]", "change the layout", "convert"),
+    row("compact", "", "give free space of an image back", "convert", rest=NOTHING),
+    row(
         "snapshot",
         "[--id UUID] [--name NAME] [--description TEXT] [--skip-suspend] [--skip-config]",
         "make a snapshot",
         "snapshot",
     ),
-    Action(
+    row(
         "snapshot-switch",
         "--id UUID [--skip-resume|--must-resume] [--skip-config]",
         "go back to a snapshot",
         "snapshot",
     ),
-    Action("snapshot-delete", "--id UUID", "delete a snapshot", "snapshot"),
-    Action(
+    row("snapshot-delete", "--id UUID", "delete a snapshot", "snapshot"),
+    row(
         "snapshot-mount", "--id UUID --target DIR", "show a snapshot's files", "snapshot"
     ),
-    Action("snapshot-umount", "--id UUID", "take them away", "snapshot"),
-    Action(
+    row("snapshot-umount", "--id UUID", "take them away", "snapshot"),
+    row(
         "snapshot-list",
         "[-H] [-o FIELD,...] [--id UUID] [-L]",
         "list the snapshots",
@@ -208,4 +210,18 @@ ACTIONS = (
     ),
 )
 
-BY_NAME = {name: action for action in ACTIONS for name in (action.name, *action.aliases)}
+_ALIASES = 4  # place of them in a row
+
+
+def _names(row: Row) -> tuple[str, ...]:
+    """What an action is called by."""
+    name, *rest = row[0]
+    return (name, *(rest[_ALIASES - 1] if len(rest) >= _ALIASES else ()))
+
+
+BY_NAME: Table[Action] = Table(Action, {name: row for row in _ROWS for name in _names(row)})
+
+
+def all_actions() -> list[Action]:
+    """Each once, in the order of the usage."""
+    return [BY_NAME[row[0][0]] for row in _ROWS]

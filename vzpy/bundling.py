@@ -12,31 +12,52 @@ from importlib.util import MAGIC_NUMBER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import CodeType
+
+    from vzpy.bundle import Part
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 FILE = f"{PACKAGE}/__pycache__/bundle.{sys.implementation.cache_tag}"
+
+# Modules that are the first of their command, or of a part of it: which others are there by then,
+# and what else the command is going to import. Time is all that depends on it.
+_VZCTL, _OPTIONS = "vzpy.commands.vzctl", "vzpy.options"
+_GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    _VZCTL: (("vzpy", "vzpy.cli"), ()),
+    _OPTIONS: ((_VZCTL,), ("vzpy.params", "vzpy.values")),
+    "vzpy.commands.vzctl_exec": ((_VZCTL,), ("vzpy.story.enter", "vzpy.story.pump")),
+    "vzpy.commands.vzctl_stop": ((_VZCTL, _OPTIONS), ("vzpy.vps", "vzpy.story.stop")),
+    "vzpy.story.teardown": ((_VZCTL, _OPTIONS, "vzpy.commands.vzctl_stop"), ()),
+    "vzpy.commands.vzctl_start": ((_VZCTL, _OPTIONS), ("vzpy.vps", "vzpy.story.start")),
+    "vzpy.story.disk": ((_VZCTL, _OPTIONS, "vzpy.commands.vzctl_start"), ()),
+    "vzpy.commands.vzctl_create": ((_VZCTL, _OPTIONS), ("vzpy.vps", "vzpy.story.create")),
+    "vzpy.commands.vzlist": (("vzpy", "vzpy.cli"), ()),
+}
+
+_ENOUGH = 24 << 10  # bytes
 
 
 def build(package: str, shown: str) -> None:
     """Write the bundle of a package's folder.
 
     shown  where the folder will be, for tracebacks"""
+    parts: dict[str, Part] = {}
     sources = {_name(below): below for below in _sources(package)}
-    index: dict[str, bytes] = {}
-    codes = bytearray()
-    boot = b""
     for name, below in sources.items():
         with open(package + below, "rb") as f:
             tree = ast.parse(f.read(), shown + below)
-        needs = _needs(tree, sources.keys())
-        code = marshal.dumps(_compiled(tree, shown + below))
         about = os.stat(package + below)
-        entry = (below, about.st_mtime_ns, about.st_size, len(codes), len(code), needs)
-        index[name] = marshal.dumps(entry)
-        codes += code
-        if name == "vzpy.bundle":
-            boot = code
+        needs = _needs(tree, sources.keys())
+        source = (below, about.st_mtime_ns, about.st_size)
+        parts[name] = (name, source, needs, _compiled(tree, shown + below))
+    index: dict[str, bytes] = {}
+    codes = bytearray()
+    for name, (_, source, *_) in parts.items():
+        pieces = [marshal.dumps(tuple(some)) for some in _pieces(_group(name, parts), parts)]
+        index[name] = marshal.dumps((source, len(codes), *map(len, pieces)))
+        codes += b"".join(pieces)
+    boot = marshal.dumps(parts["vzpy.bundle"][-1])
     path = f"{package}/__pycache__/{os.path.basename(FILE)}"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(f"{path}.new", "wb") as f:
@@ -59,6 +80,40 @@ def _sources(package: str) -> list[str]:
 
 def _name(below: str) -> str:
     return f"vzpy{below[:-3].removesuffix('/__init__').replace('/', '.')}"
+
+
+def _group(name: str, parts: dict[str, Part]) -> tuple[str, ...]:
+    """What comes with a module, in the order in which it runs, itself included."""
+    if name not in _GROUPS:
+        return (name,)
+    before, later = _GROUPS[name]
+    found = dict.fromkeys(other for one in before for other in _group(one, parts))
+
+    def visit(other: str) -> None:
+        if other and other not in found:
+            visit(other.rpartition(".")[0])
+            found[other] = None
+            for need in parts[other][2]:
+                visit(need)
+            found[other] = found.pop(other)  # behind its needs
+
+    here = len(found)
+    for one in (name, *later):
+        visit(one)
+    return tuple(found)[here:]
+
+
+def _pieces(group: tuple[str, ...], parts: dict[str, Part]) -> Iterator[list[Part]]:
+    """What is read at once: memory that is used again costs no page faults."""
+    piece: list[Part] = []
+    size = 0
+    for name in group:
+        if size > _ENOUGH:
+            yield piece
+            piece, size = [], 0
+        piece.append(parts[name])
+        size += len(marshal.dumps(parts[name]))
+    yield piece
 
 
 def _needs(tree: ast.Module, known: object) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ import os
 import select
 import time
 
-from vzpy.cgroupread import note_leaf
 from vzpy.kernel.proc import slurp
 from vzpy.model import NO_LIMIT, IdRange, Limits
 
@@ -36,8 +35,8 @@ def mountpoint() -> str:
     Raises OSError ENOENT when it is not."""
     global _mountpoint
     if _mountpoint is None or not os.path.exists(f"{_mountpoint}/cgroup.controllers"):
-        with open("/proc/self/mountinfo") as f:
-            points = [x.split(" ")[4] for x in f if " - cgroup2 " in x]
+        rows = slurp("/proc/self/mountinfo").decode(errors="surrogateescape").split("\n")
+        points = [row.split(" ")[4] for row in rows if " - cgroup2 " in row]
         if not points:
             raise FileNotFoundError(2, "No cgroup2; mount -t cgroup2 none /sys/fs/cgroup")
         _mountpoint = points[0]
@@ -101,8 +100,7 @@ def delegate(path: str, ids: IdRange) -> None:
     global _delegate
     if _delegate is None:
         try:
-            with open("/sys/kernel/cgroup/delegate") as f:
-                _delegate = tuple(f.read().split())
+            _delegate = tuple(slurp("/sys/kernel/cgroup/delegate").decode().split())
         except OSError:
             _delegate = _DELEGATE
     os.chown(path, ids.base, ids.base)
@@ -240,6 +238,8 @@ def sweep(path: str) -> None:
 
 def remove_leaf(path: str) -> bool:
     """rmdir() of a leaf; what it counted is kept."""
+    from vzpy.cgroupread import note_leaf
+
     above = os.path.dirname(path)
     if os.path.basename(above) == "ve":
         note_leaf(os.path.dirname(above), path)
@@ -339,10 +339,24 @@ def kill(path: str) -> None:
         pass
 
 
+def subtree(path: str) -> list[str]:
+    """A cgroup and all below it, each after the one above; none of those that go meanwhile."""
+    found = []
+    try:
+        if os.stat(path).st_nlink > 2:  # there are directories in it
+            with os.scandir(path) as entries:
+                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            for one in below:
+                found += subtree(one)
+        return [path, *found]
+    except OSError:
+        return found
+
+
 def tasks(path: str, name: str = "cgroup.procs") -> list[int]:
     """Processes (or, with cgroup.threads, threads) of the subtree, as the host numbers them."""
     found: list[int] = []
-    for directory, _, _ in os.walk(path):
+    for directory in subtree(path):
         try:
             found += [int(x) for x in read(directory, name).split()]
         except OSError:
@@ -359,13 +373,12 @@ def remove(path: str, timeout: float = 5) -> None:
         if populated(path):
             kill(path)
             await_event(path, "populated", 0, max(end - time.monotonic(), 0))
-        for directory, _, _ in os.walk(path, topdown=False):
-            gone = rmdir(directory)
+        gone = [rmdir(directory) for directory in reversed(subtree(path))]
         if not os.path.exists(path):
             return
         if time.monotonic() > end:
             raise OSError(16, os.strerror(16), path)
-        if not gone:
+        if not all(gone):
             time.sleep(0.005)
 
 

@@ -132,7 +132,7 @@ _made: dict[object, Calls] = {}
 
 
 def _faults() -> tuple[str | None, str | None]:
-    return os.environ.get("VZ_TEST_STOP_AT"), os.environ.get("VZ_TEST_FAIL_AT")
+    return os.getenv("VZ_TEST_STOP_AT"), os.getenv("VZ_TEST_FAIL_AT")
 
 
 def _step(calls: Calls, name: str) -> None:

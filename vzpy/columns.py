@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from vzpy.listing import MOUNTED, RUNNING, STOPPED, SUSPENDED
-from vzpy.params import PARAMS
+from vzpy.params import BY_KEY
 from vzpy.record import record
 
 TYPE_CHECKING = False
@@ -74,7 +74,11 @@ ORDER = (
 # fmt: on
 EXTRA = ("configured_ip", "cpumask", "nodemask")
 _SUFFIXES = {"ubc": "mblf", "disk": "sh"}
-_PARAMS = {param.column.partition(" ")[0]: param for param in PARAMS if param.column}
+_PARAMS = {
+    row[1]["column"].partition(" ")[0]: key
+    for key, row in BY_KEY.rows.items()
+    if "column" in row[1]
+}
 _NO_PARAMS = {text.partition(" ")[0]: text for text in (
     "ctid CTID %10d number",
     "veid CTID %10d number",
@@ -147,7 +151,7 @@ _OWN: dict[str, tuple[Callable[[Row], Any], Callable[[Row], Any] | None]] = {
 
 
 def _column(name: str) -> Column:
-    return Column(*(_NO_PARAMS.get(name) or _PARAMS[name].column).split())
+    return Column(*(_NO_PARAMS.get(name) or BY_KEY[_PARAMS[name]].column).split())
 
 
 def field_of(name: str) -> Field | None:
@@ -157,7 +161,7 @@ def field_of(name: str) -> Field | None:
     base, dot, suffix = name.partition(".")
     if base not in _PARAMS:
         return None
-    key, column = _PARAMS[base].key, _column(base)
+    key, column = _PARAMS[base], _column(base)
     if column.json not in _SUFFIXES:
         return None if dot else Field(column, _plain(key))
     if dot and (len(suffix) != 1 or suffix not in _SUFFIXES[column.json]):

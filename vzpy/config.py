@@ -6,8 +6,8 @@ file is a warning, never an error."""
 
 from __future__ import annotations
 
+import _stat as stat
 import os
-import stat
 
 from vzpy.errors import ConfigError, Exit, VzError
 
@@ -155,12 +155,12 @@ class Config:
 
     def check(self) -> None:
         """Read every parameter once, so that `warnings` is complete."""
-        from vzpy.params import PARAMS
+        from vzpy.params import BY_KEY
 
         given = {key for layer in self._layers for key in layer.entries}
-        for param in PARAMS:
-            if param.key in given or param.key in self._overrides:
-                self.value(param.key)
+        for key in BY_KEY:
+            if key in given or key in self._overrides:
+                self.value(key)
         if "VETH" in self._layers[-1].entries:
             self.notes.append(
                 "Warning: VETH parameter is deprecated, remove it and use --netif_add instead"
@@ -202,9 +202,9 @@ class Config:
         if key in _DIGITS and len(found[0]) == 1 and found[0] in "0123456789":
             return int(found[0])
         from vzpy import values
-        from vzpy.params import BY_KEY
+        from vzpy.params import kind_of
 
-        kind = BY_KEY[key].kind
+        kind = kind_of(key)
         for text, path, number in self._found(key):
             if key in _SUBSTITUTED:
                 text = text.replace("$VEID", str(self.ctid))
@@ -315,7 +315,7 @@ def save(path: str, changes: Mapping[str, str | None]) -> None:
 
 def edited(content: str, changes: Mapping[str, str | None]) -> str:
     """The text of a file with keys set to texts, None takes one out."""
-    from vzpy.params import PARAMS
+    from vzpy.params import BY_KEY
 
     lines = [f"{line}\n" for line in content.split("\n")]
     lines[-1] = lines[-1][:-1]  # what stands after the last newline: nothing, as a rule
@@ -327,7 +327,7 @@ def edited(content: str, changes: Mapping[str, str | None]) -> str:
             places[key].append(index)
     drop: set[int] = set()
     appended = []
-    order = {param.key: index for index, param in enumerate(PARAMS)}
+    order = {key: index for index, key in enumerate(BY_KEY)}
     for key in sorted(changes, key=lambda key: order.get(key, len(order))):
         text, found = changes[key], places[key]
         if text is None:
@@ -349,9 +349,10 @@ def edited(content: str, changes: Mapping[str, str | None]) -> str:
 
 def _repeat(key: str) -> str:
     from vzpy import values
+    from vzpy.params import kind_of
 
-    param = _param(key)
-    return values.KINDS[param.kind].repeat if param else "last"
+    kind = kind_of(key)
+    return values.KINDS[kind].repeat if kind else "last"
 
 
 def _param(key: str) -> Param | None:
@@ -362,10 +363,9 @@ def _param(key: str) -> Param | None:
 
 
 def _is_local(key: str) -> bool:
-    from vzpy.params import LOCAL
+    from vzpy.params import is_local
 
-    param = _param(key)
-    return param is not None and param.scope == LOCAL
+    return is_local(key)
 
 
 def line_of(key: str, text: str) -> str:

@@ -9,8 +9,8 @@ new one, and R0 to R3."""
 
 from __future__ import annotations
 
+import _struct as struct
 import os
-import struct
 
 from vzpy.kernel import bpf, btf
 from vzpy.kernel.bpf import R0, R1, R2, R3, R7, R8, R10, Code

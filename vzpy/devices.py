@@ -10,8 +10,8 @@ into /dev of the VPS."""
 
 from __future__ import annotations
 
+import _stat as stat
 import os
-import stat
 
 from vzpy.kernel import mount as m
 from vzpy.record import record

@@ -7,9 +7,9 @@ what the guest's root is on the host."""
 
 from __future__ import annotations
 
+import _stat as stat
 import errno
 import os
-import stat
 
 from vzpy.errors import Exit, VzError
 from vzpy.kernel.mount import openat2

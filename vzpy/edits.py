@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from vzpy.config import Config
-    from vzpy.params import Option
+    from vzpy.option import Option
 
 _NETIF_EDIT = ("mac", "host_ifname", "host_mac", "bridge", "mac_filter")
 

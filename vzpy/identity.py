@@ -39,10 +39,11 @@ class Status:
 class Identity:
     """Reads what is asked for; making the object touches nothing."""
 
-    def __init__(self, node: Node, ctid: int) -> None:
+    def __init__(self, node: Node, ctid: int, config: Config | None = None) -> None:
+        """config  of whoever has read it just now"""
         self.node = node
         self.ctid = ctid
-        self._config: Config | None = None
+        self._config = config
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.ctid})"

@@ -14,6 +14,7 @@ from vzpy.errors import Exit, ValueInvalid, VzError
 from vzpy.kernel.proc import real, slurp, starttime
 from vzpy.lockfile import Flock
 from vzpy.model import RANGE, IdRange
+from vzpy.oneline import escape, unescape
 from vzpy.record import record, replace
 
 TYPE_CHECKING = False
@@ -51,7 +52,7 @@ class Entry:
 
     def line(self) -> str:
         o = self.owner
-        return f"{_place(self.ids, o)}{_escape(self.tombstone)}\t{self.holder}\n"
+        return f"{_place(self.ids, o)}{escape(self.tombstone)}\t{self.holder}\n"
 
     def held(self, replaced: bool) -> bool:
         """Something of the VPS is left. replaced: its number is another entry's by now."""
@@ -239,8 +240,8 @@ class Registry:
             ids = IdRange(int(base), int(count))
             if ids.base < 1 or ids.count < 1 or ids.base + ids.count - 1 > LAST_ID:
                 raise ValueError("range")
-            owner = Owner(_unescape(etc), int(ctid), _unescape(private))
-            return Entry(ids, owner, _unescape(tombstone), holder)
+            owner = Owner(unescape(etc), int(ctid), unescape(private))
+            return Entry(ids, owner, unescape(tombstone), holder)
         except ValueError as err:
             raise self._broken(f"line {number} is damaged", number) from err
 
@@ -366,17 +367,8 @@ def _overlap(a: IdRange, b: IdRange) -> bool:
 
 def _place(ids: IdRange, owner: Owner) -> str:
     """A line as far as it does not change in the life of a VPS."""
-    etc, private = _escape(owner.etc), _escape(owner.private)
+    etc, private = escape(owner.etc), escape(owner.private)
     return f"{ids.base}\t{ids.count}\t{owner.ctid}\t{etc}\t{private}\t"
-
-
-def _escape(path: str) -> str:
-    """Any path in one tab-separated field of ASCII."""
-    return path.encode("unicode_escape").decode("ascii")
-
-
-def _unescape(field: str) -> str:
-    return field.encode("ascii").decode("unicode_escape")
 
 
 def _myself() -> str:

@@ -9,9 +9,9 @@ lock of kernel/loop.py keeps the file from being worked on twice."""
 
 from __future__ import annotations
 
+import _struct as struct
 import fcntl
 import os
-import struct
 from errno import EINVAL, ENOSPC
 
 from vzpy.errors import Exit, VzError

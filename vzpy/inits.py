@@ -7,8 +7,8 @@ signal may be blocked for a moment only (by posix_spawn(3), say): both are given
 
 from __future__ import annotations
 
+import _stat as stat
 import os
-import stat
 import time
 
 from vzpy.kernel import mount as m

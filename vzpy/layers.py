@@ -7,8 +7,8 @@ a layer that has one is refused."""
 
 from __future__ import annotations
 
+import _stat as stat
 import os
-import stat
 from errno import EMLINK, ENODATA, ENOTSUP, EXDEV
 
 from vzpy import statecopy

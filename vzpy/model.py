@@ -60,8 +60,8 @@ class NodePaths:
         """The node of two folders, by default those of VZ_ETC and VZ_RUN.
 
         Nodes beside the default one have lasting state and a cgroup of their own."""
-        etc = os.path.abspath(etc or os.environ.get("VZ_ETC") or ETC)
-        run = os.path.abspath(run or os.environ.get("VZ_RUN") or RUN)
+        etc = os.path.abspath(etc or os.getenv("VZ_ETC") or ETC)
+        run = os.path.abspath(run or os.getenv("VZ_RUN") or RUN)
         if etc == ETC:
             return cls(etc, run, STATE, "vz")
         from binascii import crc32

@@ -6,8 +6,8 @@ pivot_root. Calls of a program (kernel/program.py)."""
 
 from __future__ import annotations
 
+import _stat as stat
 import os
-import stat
 
 from vzpy.kernel import mount as m
 from vzpy.kernel.program import OWN, Blank, Calls

@@ -11,9 +11,9 @@ full       everything"""
 from __future__ import annotations
 
 import _socket
+import _struct as struct
 import errno
 import os
-import struct
 
 from vzpy.kernel.netlink import NLM_F_ACK, NLM_F_CREATE, Request, attr, nested
 from vzpy.once import once

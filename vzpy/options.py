@@ -3,19 +3,19 @@ vzctl used it (vzctl-cli 1.4); and the library's keywords, which are the same op
 
 from __future__ import annotations
 
-import sys
+import os
 
-from vzpy import events, values
+from vzpy import events
 from vzpy.actions import BY_NAME, Action
 from vzpy.errors import UsageError, ValueInvalid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from vzpy.events import Report
-    from vzpy.params import Option
+    from vzpy.option import Option
 
     # What a command line gives: keyword -> text, list of texts, or True
     Given = dict[str, Any]
@@ -30,6 +30,8 @@ def parse(action: Action, argv: Sequence[str], report: Report) -> Given:
     """The options of an action's command line, checked.
 
     Raises UsageError or ValueInvalid with the contract's code."""
+    if not argv:
+        return {}  # without the tables
     known = (*action.options, *action.not_here)
     pairs, words = getopt("vzctl", argv, known, action.bad_option)
     given: Given = {}
@@ -60,6 +62,8 @@ def read(action: str, given: Mapping[str, object]) -> dict[str, Any]:
         if not option.kind:
             found[name] = True
             continue
+        from vzpy import values
+
         flag = f"--{option.name}"
         if values.KINDS[option.kind].repeat != "list":
             found[name] = _check(option, _as_text(value), flag, events.silent)
@@ -88,6 +92,8 @@ def _as_text(value: object) -> str:
 
 
 def _check(option: Option, text: str, flag: str, report: Report) -> Any:
+    from vzpy import values  # who gives flags only does without
+
     try:
         return values.parse(option.kind, text)
     except values.Invalid as err:
@@ -102,10 +108,13 @@ def _check(option: Option, text: str, flag: str, report: Report) -> Any:
 
 def _add(given: Given, option: Option, text: str) -> None:
     name = keyword(option)
-    repeat = values.KINDS[option.kind].repeat if option.kind else "first"
     if not option.kind:
         given[name] = True
-    elif repeat == "list":
+        return
+    from vzpy import values
+
+    repeat = values.KINDS[option.kind].repeat
+    if repeat == "list":
         given.setdefault(name, []).append(text)
     elif repeat == "last":
         given.pop(name, None)  # and stands last: --ram after --physpages counts
@@ -119,45 +128,61 @@ def getopt(
 ) -> tuple[list[tuple[str, Option, str]], list[str]]:
     """(flag as it was resolved, option, text) of each option, and the other words.
 
-    GNU rules: unique prefixes, options and words mixed, `--` ends. Raises UsageError with `code`
-    and getopt_long's words."""
-    # getopt imports gettext for its messages, 6 ms; they are reworded below anyway
-    hidden = "getopt" not in sys.modules and "gettext" not in sys.modules
-    if hidden:
-        sys.modules["gettext"] = None  # type: ignore[assignment]
+    GNU rules: unique prefixes, options and words mixed, `--` ends; a word ends them too where
+    POSIXLY_CORRECT is set. Raises UsageError with `code` and getopt_long's words."""
+    longs = {name: option for option in options for name in (option.name, *option.aliases)}
+    shorts = {option.short: option for option in longs.values() if option.short}
+    pairs: list[tuple[str, Option, str]] = []
+    words: list[str] = []
+    rest = list(argv)
     try:
-        from getopt import GetoptError, gnu_getopt
-    finally:
-        if hidden:
-            del sys.modules["gettext"]
-
-    flags: dict[str, Option] = {}
-    shorts, longs = "", []
-    for option in options:
-        value = bool(option.kind)
-        for name in (option.name, *option.aliases):
-            flags[f"--{name}"] = option
-            longs.append(name + ("=" if value else ""))
-        if option.short:
-            flags[f"-{option.short}"] = option
-            shorts += option.short + (":" if value else "")
-    try:
-        pairs, words = gnu_getopt(list(argv), shorts, longs)
-    except GetoptError as err:
-        text = _reworded(err.msg, err.opt, [flag for flag in flags if flag.startswith("--")])
-        raise UsageError(f"{tool}: {text}", code) from None
-    return [(flag, flags[flag], text) for flag, text in pairs], words
+        while rest:
+            word = rest.pop(0)
+            if word == "--":
+                return pairs, words + rest
+            if word.startswith("--"):
+                pairs.append(_long(word[2:], longs, rest))
+            elif word.startswith("-") and word != "-":
+                pairs += _short(word[1:], shorts, rest)
+            elif os.getenv("POSIXLY_CORRECT"):
+                return pairs, [*words, word, *rest]
+            else:
+                words.append(word)
+    except UsageError as err:
+        raise UsageError(f"{tool}: {err}", code) from None
+    return pairs, words
 
 
-def _reworded(message: str, name: str, flags: list[str]) -> str:
-    """Python's complaint in the words of GNU getopt_long."""
-    long = len(name) > 1 or message.startswith("option --")
-    if "not recognized" in message:
-        return f"unrecognized option '--{name}'" if long else f"invalid option -- '{name}'"
-    if "requires argument" in message:
-        text = "requires an argument"
-        return f"option '--{name}' {text}" if long else f"option {text} -- '{name}'"
-    if "must not have" in message:
-        return f"option '--{name}' doesn't allow an argument"
-    matching = " ".join(f"'{flag}'" for flag in flags if flag.startswith(f"--{name}"))
-    return f"option '--{name}' is ambiguous; possibilities: {matching}"
+def _long(word: str, longs: Mapping[str, Option], rest: list[str]) -> tuple[str, Option, str]:
+    """An option by its name, or by what tells it from others; its text may be the next word."""
+    given, equals, text = word.partition("=")
+    matching = [given] if given in longs else [name for name in longs if name.startswith(given)]
+    if not matching:
+        raise UsageError(f"unrecognized option '--{given}'")
+    if len(matching) > 1:
+        names = " ".join(f"'--{name}'" for name in matching)
+        raise UsageError(f"option '--{given}' is ambiguous; possibilities: {names}")
+    name = matching[0]
+    if longs[name].kind and not equals:
+        if not rest:
+            raise UsageError(f"option '--{name}' requires an argument")
+        text = rest.pop(0)
+    elif equals and not longs[name].kind:
+        raise UsageError(f"option '--{name}' doesn't allow an argument")
+    return f"--{name}", longs[name], text
+
+
+def _short(
+    letters: str, shorts: Mapping[str, Option], rest: list[str]
+) -> Iterator[tuple[str, Option, str]]:
+    """Flags in one word; what stands behind one that takes a text is its text, or the next word."""
+    for at, letter in enumerate(letters, 1):
+        if letter not in shorts:
+            raise UsageError(f"invalid option -- '{letter}'")
+        option = shorts[letter]
+        if option.kind:
+            if at == len(letters) and not rest:
+                raise UsageError(f"option requires an argument -- '{letter}'")
+            yield f"-{letter}", option, letters[at:] or rest.pop(0)
+            return
+        yield f"-{letter}", option, ""

@@ -5,7 +5,7 @@ pay for them."""
 
 from __future__ import annotations
 
-from vzpy.params import Option
+from vzpy.option import Option
 
 SKIP_ARPDETECT = Option("skip_arpdetect", help="no search for a second owner of an address")
 LAYOUT = Option("layout", "layout",

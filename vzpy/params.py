@@ -1,12 +1,17 @@
-"""The one table of parameters, and the one of vzctl's actions: pure data.
+"""The one table of parameters: pure data.
 
 Options, configuration files, vzlist's columns, man pages, completion and `vzctl set` read it.
-Rows of PARAMS stand in storage order: what is appended to N.conf keeps it."""
+Rows stand in storage order: what is appended to N.conf keeps it."""
 
 from __future__ import annotations
 
 from vzpy.errors import Exit
 from vzpy.record import record
+from vzpy.table import Table, row
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vzpy.table import Row
 
 # Rooms: who applies a parameter to a running VPS. CORE: nobody, it only lies in the file.
 CORE, NAME, UBC, CPU, IO = "core", "name", "ubc", "cpu", "io"
@@ -32,19 +37,6 @@ GLOBAL, LOCAL, BOTH = "global", "local", "both"
 
 
 @record
-class Option:
-    """One option of a command line; kind "" is a flag without a value."""
-
-    name: str
-    kind: str = ""
-    help: str = ""
-    aliases: tuple[str, ...] = ()
-    short: str = ""
-    key: str = ""  # the parameter it changes
-    req_save: int = 0  # exit code without --save; 0 = --save is not needed
-
-
-@record
 class Param:
     """One parameter of vz.conf or N.conf.
 
@@ -67,13 +59,13 @@ class Param:
     column: str = ""
 
 
-def _ubc(key: str, kind: str, header: str, help: str, short: str = "") -> Param:
+def _ubc(key: str, kind: str, header: str, help: str, short: str = "") -> Row:
     field = key.lower()
     column = f"{field} {header} %10d ubc"
-    return Param(key, kind, UBC, field, help, short=short, column=column)
+    return row(key, kind, UBC, field, help, short=short, column=column)
 
 
-PARAMS: tuple[Param, ...] = (
+_ROWS: tuple[Row, ...] = (
     # user beancounters
     _ubc("KMEMSIZE", "ubc-byte", "KMEMSIZE", "kernel memory"),
     _ubc("LOCKEDPAGES", "ubc-page", "LOCKEDP", "locked memory", "l"),
@@ -95,121 +87,131 @@ PARAMS: tuple[Param, ...] = (
     _ubc("NUMFILE", "ubc-num", "NFILE", "open files", "n"),
     _ubc("DCACHESIZE", "ubc-byte", "DCACHESZ", "pinned dentry and inode cache"),
     _ubc("NUMIPTENT", "ubc-num", "NIPTENT", "netfilter rules"),
-    Param("AVNUMPROC", "ubc-num", UBC, "avnumproc", "expected average of processes"),
+    row("AVNUMPROC", "ubc-num", UBC, "avnumproc", "expected average of processes"),
     _ubc("SWAPPAGES", "ubc-page", "SWAPP", "swap"),
     # the rest, as config-files.md 4 lists it
-    Param("IPTABLES", "words", FILTER, "iptables", "iptables modules (obsolete, see netfilter)",
-          restart="set iptables/netfilter"),
-    Param("NETFILTER", "netfilter", FILTER, "netfilter",
-          "netfilter inside: none, without connection tracking, without NAT, all of it",
-          "stateless", restart="set iptables/netfilter", scope=LOCAL,
-          column="netfilter NETFILTER %-9s string"),
-    Param("CAPABILITY", "capability", CAPS, "capability", "capabilities given or taken",
-          restart="set capability",
-          column="capability CAPABILITY %-15s onoff"),
-    Param("IP_ADDRESS", "addresses", NET, column="ip IP_ADDR %-15s list"),
-    Param("NETDEV", "netdevs", NETDEV),
-    Param("HOSTNAME", "text", GUEST, "hostname", "host name", cli="hostname",
-          column="hostname HOSTNAME %-32s string"),
-    Param("DESCRIPTION", "text", CORE, "description", "free text",
-          column="description DESCRIPTION %-32s string"),
-    Param("NAMESERVER", "words", GUEST, "nameserver", "DNS server, or inherit (repeatable)",
-          cli="nameserver", column="nameserver NAMESERVER %-15s list"),
-    Param("SEARCHDOMAIN", "words", GUEST, "searchdomain", "DNS search domain (repeatable)",
-          column="searchdomain SEARCHDOMAIN %-15s list"),
-    Param("IPV6", "yesno"),
-    Param("DEVICES", "devices", DEV, "devices", "device numbers the VPS may use"),
-    Param("DEVNODES", "devnodes", DEV, "devnodes", "devices of the node the VPS may use",
-          cli="devnodes-here"),
-    Param("PCI", "pci", PCI),
-    Param("VE_ROOT", "path", FS, "root", "mount point, $VEID allowed",
-          column="root ROOT %-32s string"),
-    Param("VE_PRIVATE", "path", FS, "private", "private area, $VEID allowed",
-          column="private PRIVATE %-32s string"),
-    Param("TEMPLATE", "path"),
-    Param("MOUNT_OPTS", "text", DISK, "mount_opts", "mount options of the root",
-          restart="change mount options",
-          column="mount_opts MOUNT_OPTS %-16s string"),
-    Param("VE_LAYOUT", "layout", column="layout LAYOUT %-7s string"),
-    Param("OSTEMPLATE", "text", CORE, "ostemplate", "name of the OS template", cli="filename",
-          req_save=Exit.INVALID_PARAMETER_SYNTAX,
-          column="ostemplate OSTEMPLATE %-32s string"),
-    Param("CPUUNITS", "cpuunits", CPU, "cpuunits", "share of CPU time, 8 to 500000", "1000",
-          column="cpuunits CPUUNI %7d number"),
-    Param("CPUUWEIGHT", "number", CPU, "cpuweight", "weight of CPU time (old)"),
-    Param("CPULIMIT", "cpulimit", CPU, "cpulimit", "CPU limit, per cent of one CPU; 0: none", "0",
-          column="cpulimit CPULIM %7d number"),
-    Param("CPUS", "number", CPU, "cpus", "number of CPUs seen",
-          column="cpus CPUS %5d number"),
-    Param("CPUMASK", "cpumask", CPU, "cpumask", "CPUs that may be used"),
-    Param("NODEMASK", "cpulist", CPU, "nodemask", "NUMA nodes that may be used"),
-    Param("ONBOOT", "yesno", CORE, "onboot", "start when the node boots",
-          column="onboot ONBOOT %6s bool"),
-    Param("CONFIGFILE", "filename", scope=GLOBAL),
-    Param("ORIGIN_SAMPLE", "text", column="origin_sample ORIGIN_SAMPLE %-32s string"),
-    Param("DISABLED", "yesno", CORE, "disabled", "forbid starting", "no",
-          column="disabled DISABL %6s bool"),
-    Param("LOCAL_UID", "number", scope=LOCAL),
-    Param("LOCAL_GID", "number", scope=LOCAL),
-    Param("LOCAL_IDS", "ranges", default="1", scope=LOCAL),
-    Param("DISK_QUOTA", "yesno", DISK, "diskquota", "disk quota",
-          restart="switch DISK_QUOTA on or off"),
-    Param("DISKSPACE", "disk-space", DISK, "diskspace", "disk space, soft:hard, KiB",
-          column="diskspace DSPACE %10d disk"),
-    Param("DISKINODES", "disk-inodes", DISK, "diskinodes", "inodes, soft:hard",
-          column="diskinodes DINODES %10d disk"),
-    Param("QUOTATIME", "number", DISK, "quotatime", "grace of soft limits, seconds", "259200"),
-    Param("QUOTAUGIDLIMIT", "number", DISK, "quotaugidlimit",
-          "users and groups with quota inside; 0: none", "0"),
-    Param("MEMINFO", "meminfo", UBC, "meminfo", "what /proc/meminfo shows", "privvmpages:1"),
-    Param("VETH", "text"),
-    Param("NETIF", "netif", VETH),
-    Param("VEID", "number", scope=LOCAL),
-    Param("NAME", "name", NAME, "name", "second name of the VPS", req_save=Exit.SET_NAME,
-          scope=LOCAL, column="name NAME %-32s string"),
-    Param("FEATURES", "features", FILTER, "features", "features switched on or off",
-          restart="set features", column="features FEATURES %-15s onoff"),
-    Param("IOPRIO", "ioprio", IO, "ioprio", "priority of disk I/O, 0 to 7", "4",
-          column="ioprio IOP %3d number"),
-    Param("IOLIMIT", "iolimit", IO, "iolimit", "disk bandwidth (bare: MB/s); 0: none", "0",
-          cli="iolimit-mb", column="iolimit IOLIMIT %10d number"),
-    Param("IOPSLIMIT", "iopslimit", IO, "iopslimit", "disk operations a second; 0: none", "0",
-          column="iopslimit IOPS %4d number"),
-    Param("RATE", "rate", SHAPE, "rate", "bandwidth, DEVICE:CLASS:KBIT_A_SECOND; 0: none"),
-    Param("BOOTORDER", "number", CORE, "bootorder", "larger starts earlier at boot",
-          column="bootorder BOOTORDER %10d number"),
-    Param("STOP_TIMEOUT", "number", CORE, "stop-timeout", "seconds to wait for a stop; 0: 120",
-          "120", req_save=Exit.INVALID_PARAMETER_SYNTAX),
-    Param("VM_OVERCOMMIT", "float", UBC, "vm_overcommit", "privvmpages as a multiple of RAM + swap",
-          "0", column="vm_overcommit VM_OVC %6g number"),
+    row("IPTABLES", "words", FILTER, "iptables", "iptables modules (obsolete, see netfilter)",
+        restart="set iptables/netfilter"),
+    row("NETFILTER", "netfilter", FILTER, "netfilter",
+        "netfilter inside: none, without connection tracking, without NAT, all of it",
+        "stateless", restart="set iptables/netfilter", scope=LOCAL,
+        column="netfilter NETFILTER %-9s string"),
+    row("CAPABILITY", "capability", CAPS, "capability", "capabilities given or taken",
+        restart="set capability",
+        column="capability CAPABILITY %-15s onoff"),
+    row("IP_ADDRESS", "addresses", NET, column="ip IP_ADDR %-15s list"),
+    row("NETDEV", "netdevs", NETDEV),
+    row("HOSTNAME", "text", GUEST, "hostname", "host name", cli="hostname",
+        column="hostname HOSTNAME %-32s string"),
+    row("DESCRIPTION", "text", CORE, "description", "free text",
+        column="description DESCRIPTION %-32s string"),
+    row("NAMESERVER", "words", GUEST, "nameserver", "DNS server, or inherit (repeatable)",
+        cli="nameserver", column="nameserver NAMESERVER %-15s list"),
+    row("SEARCHDOMAIN", "words", GUEST, "searchdomain", "DNS search domain (repeatable)",
+        column="searchdomain SEARCHDOMAIN %-15s list"),
+    row("IPV6", "yesno"),
+    row("DEVICES", "devices", DEV, "devices", "device numbers the VPS may use"),
+    row("DEVNODES", "devnodes", DEV, "devnodes", "devices of the node the VPS may use",
+        cli="devnodes-here"),
+    row("PCI", "pci", PCI),
+    row("VE_ROOT", "path", FS, "root", "mount point, $VEID allowed",
+        column="root ROOT %-32s string"),
+    row("VE_PRIVATE", "path", FS, "private", "private area, $VEID allowed",
+        column="private PRIVATE %-32s string"),
+    row("TEMPLATE", "path"),
+    row("MOUNT_OPTS", "text", DISK, "mount_opts", "mount options of the root",
+        restart="change mount options",
+        column="mount_opts MOUNT_OPTS %-16s string"),
+    row("VE_LAYOUT", "layout", column="layout LAYOUT %-7s string"),
+    row("OSTEMPLATE", "text", CORE, "ostemplate", "name of the OS template", cli="filename",
+        req_save=Exit.INVALID_PARAMETER_SYNTAX,
+        column="ostemplate OSTEMPLATE %-32s string"),
+    row("CPUUNITS", "cpuunits", CPU, "cpuunits", "share of CPU time, 8 to 500000", "1000",
+        column="cpuunits CPUUNI %7d number"),
+    row("CPUUWEIGHT", "number", CPU, "cpuweight", "weight of CPU time (old)"),
+    row("CPULIMIT", "cpulimit", CPU, "cpulimit", "CPU limit, per cent of one CPU; 0: none", "0",
+        column="cpulimit CPULIM %7d number"),
+    row("CPUS", "number", CPU, "cpus", "number of CPUs seen",
+        column="cpus CPUS %5d number"),
+    row("CPUMASK", "cpumask", CPU, "cpumask", "CPUs that may be used"),
+    row("NODEMASK", "cpulist", CPU, "nodemask", "NUMA nodes that may be used"),
+    row("ONBOOT", "yesno", CORE, "onboot", "start when the node boots",
+        column="onboot ONBOOT %6s bool"),
+    row("CONFIGFILE", "filename", scope=GLOBAL),
+    row("ORIGIN_SAMPLE", "text", column="origin_sample ORIGIN_SAMPLE %-32s string"),
+    row("DISABLED", "yesno", CORE, "disabled", "forbid starting", "no",
+        column="disabled DISABL %6s bool"),
+    row("LOCAL_UID", "number", scope=LOCAL),
+    row("LOCAL_GID", "number", scope=LOCAL),
+    row("LOCAL_IDS", "ranges", default="1", scope=LOCAL),
+    row("DISK_QUOTA", "yesno", DISK, "diskquota", "disk quota",
+        restart="switch DISK_QUOTA on or off"),
+    row("DISKSPACE", "disk-space", DISK, "diskspace", "disk space, soft:hard, KiB",
+        column="diskspace DSPACE %10d disk"),
+    row("DISKINODES", "disk-inodes", DISK, "diskinodes", "inodes, soft:hard",
+        column="diskinodes DINODES %10d disk"),
+    row("QUOTATIME", "number", DISK, "quotatime", "grace of soft limits, seconds", "259200"),
+    row("QUOTAUGIDLIMIT", "number", DISK, "quotaugidlimit",
+        "users and groups with quota inside; 0: none", "0"),
+    row("MEMINFO", "meminfo", UBC, "meminfo", "what /proc/meminfo shows", "privvmpages:1"),
+    row("VETH", "text"),
+    row("NETIF", "netif", VETH),
+    row("VEID", "number", scope=LOCAL),
+    row("NAME", "name", NAME, "name", "second name of the VPS", req_save=Exit.SET_NAME,
+        scope=LOCAL, column="name NAME %-32s string"),
+    row("FEATURES", "features", FILTER, "features", "features switched on or off",
+        restart="set features", column="features FEATURES %-15s onoff"),
+    row("IOPRIO", "ioprio", IO, "ioprio", "priority of disk I/O, 0 to 7", "4",
+        column="ioprio IOP %3d number"),
+    row("IOLIMIT", "iolimit", IO, "iolimit", "disk bandwidth (bare: MB/s); 0: none", "0",
+        cli="iolimit-mb", column="iolimit IOLIMIT %10d number"),
+    row("IOPSLIMIT", "iopslimit", IO, "iopslimit", "disk operations a second; 0: none", "0",
+        column="iopslimit IOPS %4d number"),
+    row("RATE", "rate", SHAPE, "rate", "bandwidth, DEVICE:CLASS:KBIT_A_SECOND; 0: none"),
+    row("BOOTORDER", "number", CORE, "bootorder", "larger starts earlier at boot",
+        column="bootorder BOOTORDER %10d number"),
+    row("STOP_TIMEOUT", "number", CORE, "stop-timeout", "seconds to wait for a stop; 0: 120",
+        "120", req_save=Exit.INVALID_PARAMETER_SYNTAX),
+    row("VM_OVERCOMMIT", "float", UBC, "vm_overcommit", "privvmpages as a multiple of RAM + swap",
+        "0", column="vm_overcommit VM_OVC %6g number"),
     # the node's own
-    Param("LOCKDIR", "path", scope=GLOBAL),
-    Param("DUMPDIR", "path", scope=GLOBAL),
-    Param("LOGGING", "yesno", default="yes", scope=GLOBAL),
-    Param("LOGFILE", "path", scope=GLOBAL),
-    Param("LOG_LEVEL", "integer", default="0", scope=GLOBAL),
-    Param("VERBOSE", "integer", default="0", scope=GLOBAL),
-    Param("DEF_OSTEMPLATE", "filename", scope=GLOBAL),
-    Param("VIRTUOZZO", "text", scope=GLOBAL),
-    Param("VE0CPUUNITS", "cpuunits", scope=GLOBAL),
-    Param("VE_STOP_MODE", "text", default="suspend", scope=GLOBAL),
-    Param("VE_PARALLEL", "number", scope=GLOBAL),
-    Param("VZFASTBOOT", "text", scope=GLOBAL),
-    Param("MODULES_DISABLED", "text", scope=GLOBAL),
-    Param("IPTABLES_MODULES", "text", scope=GLOBAL),
-    Param("IP6TABLES", "text", scope=GLOBAL),
-    Param("VE_ROUTE_SRC_DEV", "text", scope=GLOBAL),
-    Param("NEIGHBOUR_DEVS", "text", default="all", scope=GLOBAL),
-    Param("SKIP_ARPDETECT", "text", default="no", scope=GLOBAL),
-    Param("ERROR_ON_ARPFAIL", "text", default="no", scope=GLOBAL),
-    Param("FORCE_ROUTE", "text", default="no", scope=GLOBAL),
-    Param("VZWDOG", "text", scope=GLOBAL),
-    Param("SKIP_SYSCTL_SETUP", "text", scope=GLOBAL),
-    Param("CONFIG_CUSTOMIZED", "text"),
+    row("LOCKDIR", "path", scope=GLOBAL),
+    row("DUMPDIR", "path", scope=GLOBAL),
+    row("LOGGING", "yesno", default="yes", scope=GLOBAL),
+    row("LOGFILE", "path", scope=GLOBAL),
+    row("LOG_LEVEL", "integer", default="0", scope=GLOBAL),
+    row("VERBOSE", "integer", default="0", scope=GLOBAL),
+    row("DEF_OSTEMPLATE", "filename", scope=GLOBAL),
+    row("VIRTUOZZO", "text", scope=GLOBAL),
+    row("VE0CPUUNITS", "cpuunits", scope=GLOBAL),
+    row("VE_STOP_MODE", "text", default="suspend", scope=GLOBAL),
+    row("VE_PARALLEL", "number", scope=GLOBAL),
+    row("VZFASTBOOT", "text", scope=GLOBAL),
+    row("MODULES_DISABLED", "text", scope=GLOBAL),
+    row("IPTABLES_MODULES", "text", scope=GLOBAL),
+    row("IP6TABLES", "text", scope=GLOBAL),
+    row("VE_ROUTE_SRC_DEV", "text", scope=GLOBAL),
+    row("NEIGHBOUR_DEVS", "text", default="all", scope=GLOBAL),
+    row("SKIP_ARPDETECT", "text", default="no", scope=GLOBAL),
+    row("ERROR_ON_ARPFAIL", "text", default="no", scope=GLOBAL),
+    row("FORCE_ROUTE", "text", default="no", scope=GLOBAL),
+    row("VZWDOG", "text", scope=GLOBAL),
+    row("SKIP_SYSCTL_SETUP", "text", scope=GLOBAL),
+    row("CONFIG_CUSTOMIZED", "text"),
 )
 
-BY_KEY: dict[str, Param] = {param.key: param for param in PARAMS}
-UBC_KEYS = tuple(param.key for param in PARAMS if param.kind.startswith("ubc-"))
+BY_KEY: Table[Param] = Table(Param, {row[0][0]: row for row in _ROWS})
+UBC_KEYS = tuple(key for key, row in BY_KEY.rows.items() if row[0][1].startswith("ubc-"))
+
+
+def kind_of(key: str) -> str:
+    """The value class of a parameter, without its record; "" of one that nobody knows."""
+    return BY_KEY.rows[key][0][1] if key in BY_KEY else ""
+
+
+def is_local(key: str) -> bool:
+    return key in BY_KEY and BY_KEY.rows[key][1].get("scope") == LOCAL
+
 
 # What a sample configuration never brings along: the contract's six (vzctl-cli 5, applyconfig)
 # and what can only belong to one VPS.

@@ -18,6 +18,7 @@ from vzpy.errors import VzError
 from vzpy.kernel.proc import boot_id
 from vzpy.kernel.quotactl import Dqblk
 from vzpy.model import IdRange
+from vzpy.oneline import escape, unescape
 from vzpy.record import record
 
 VERSION = "vzquota 1"
@@ -99,7 +100,7 @@ def encode(quota: QuotaFile) -> bytes:
     fields = quota.__dict__
     lines = [
         VERSION,
-        f"path {quota.path.encode('unicode_escape').decode()}",
+        f"path {escape(quota.path)}",
         f"boot {quota.boot}",
         *(f"{name} {fields[name]}" for name in _NUMBERS),
         *(f"{name} {int(fields[name])}" for name in _FLAGS),
@@ -129,7 +130,7 @@ def decode(data: bytes) -> QuotaFile:
     for line in lines:
         name, _, text = line.partition(" ")
         if name == "path":
-            fields[name] = text.encode().decode("unicode_escape")
+            fields[name] = unescape(text)
         elif name == "boot":
             fields[name] = text
         elif name in _NUMBERS:

@@ -7,9 +7,9 @@ Without it they would count nowhere, and could not be renamed (EXDEV)."""
 
 from __future__ import annotations
 
+import _stat as stat
 import errno
 import os
-import stat
 
 from vzpy.kernel import quotactl as q
 from vzpy.kernel.cursor import Cursor

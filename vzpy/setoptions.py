@@ -1,17 +1,18 @@
 """The options of actions that set parameters: pure data (vzctl-cli 4, 5).
 
-What `set` takes for a parameter stands in params.PARAMS; here are the options that are no
+What `set` takes for a parameter stands in params.BY_KEY; here are the options that are no
 parameter, or change one in a way of their own."""
 
 from __future__ import annotations
 
+from vzpy.option import Option
 from vzpy.optiontable import LAYOUT, SKIP_ARPDETECT
-from vzpy.params import PARAMS, UBC_KEYS, Option
+from vzpy.params import BY_KEY, UBC_KEYS
 
 _PARAM_OPTIONS = {
     param.option: Option(param.option, param.cli or param.kind, param.help, (), param.short,
                          param.key, param.req_save)
-    for param in PARAMS
+    for param in BY_KEY.values()
     if param.option
 }
 

@@ -6,7 +6,7 @@ of every exec. Only filters that look at architecture and number alone can be re
 
 from __future__ import annotations
 
-import struct
+import _struct as struct
 
 _LOAD, _JUMP, _JEQ, _JGT, _JGE, _RETURN = 0x20, 0x05, 0x15, 0x25, 0x35, 0x06
 _NUMBER, _ARCH = 0, 4

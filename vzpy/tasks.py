@@ -4,7 +4,6 @@ Each function adds calls; their order is the caller's. Host values are looked up
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 BORN = b"BORN\0\0\0\0"
 WARN = b"WARN"
 _AT_FDCWD = -100
+_ENOENT, _EINVAL = 2, 22
 _O_PLAIN = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 _MSG_NOSIGNAL, _MSG_CMSG_CLOEXEC, _SOL_SOCKET, _SCM_RIGHTS = 0x4000, 0x40000000, 1, 1
 _CONTROL = 16 + 4 * 254  # bytes of SCM_MAX_FD descriptors beside a message
@@ -224,9 +224,13 @@ def _limit(calls: Calls, done: str, which: int, soft: int, hard: int, own: int) 
     """As near to it as our own hard limit allows, if we have no right to raise it. Where vzeventd,
     who runs the list, has a lower one the limit stays as it is."""
     at_most = soft if 0 <= soft <= own or own == _INFINITY else own
-    calls.call("prlimit64", 0, which, calls.words(soft, hard), 0, zero=done, error="")
-    calls.may_fail("prlimit64", 0, which, calls.words(at_most, own), 0)
-    calls.label(done)
+    raises = own != _INFINITY and not 0 <= hard <= own  # what may be refused
+    calls.call(
+        "prlimit64", 0, which, calls.words(soft, hard), 0, zero=done if raises else "", error=""
+    )
+    if raises:
+        calls.may_fail("prlimit64", 0, which, calls.words(at_most, own), 0)
+        calls.label(done)
 
 
 def become_root(calls: Calls) -> None:
@@ -330,7 +334,7 @@ def execute(
         b"\0" in word for word in (*words, *pairs) if isinstance(word, bytes)
     ):
         text = "no word may be empty or hold a NUL"
-        raise OSError(errno.EINVAL, text, os.fsdecode(candidates[-1][0]))
+        raise OSError(_EINVAL, text, os.fsdecode(candidates[-1][0]))
     calls.call("rt_sigprocmask", _SIG_SETMASK, calls.words(0), 0, _SIGSET_SIZE)
     environment = calls.pointers(pairs)
     for path, argv in candidates:
@@ -338,4 +342,4 @@ def execute(
         calls.call("faccessat", _AT_FDCWD, path, os.F_OK, error=missing)
         calls.call("execve", path, calls.pointers(list(argv)), environment, about=path)
         calls.label(missing)
-    calls.fail(errno.ENOENT, about or path)
+    calls.fail(_ENOENT, about or path)

@@ -253,7 +253,7 @@ def _referred(store: str, entry: str) -> bool:
 def _current(store: str, name: str, tarball: str) -> str | None:
     """The tree made from `tarball` as it is now, by the stamp; None when it has to be made."""
     try:
-        with open(_stamp(store, name), encoding="ascii") as file:
+        with open(_stamp(store, name), encoding="utf-8") as file:
             known, _, digest = file.read().strip().rpartition(" ")
     except (FileNotFoundError, ValueError):
         return None
@@ -306,6 +306,6 @@ def _relink(target: str, path: str) -> None:
 
 def _write(path: str, text: str) -> None:
     temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="ascii") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
     os.rename(temporary, path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vzpy import bundling
+from vzpy import bundling, plainos
 
 ROOT = Path(__file__).parents[2]
 RUN = "from vzpy.cli import run\n\nrun()\n"
@@ -74,10 +74,11 @@ def test_they_are_as_importlib_makes_them(package):
     code = (
         "import vzpy.story.enter\n"
         "for name, module in sorted(sys.modules.items()):\n"
-        "    if name.startswith('vzpy'):\n"
+        "    if name.startswith('vzpy') and name != 'vzpy.plainos':\n"
         "        above, _, last = name.rpartition('.')\n"
         "        assert not above or getattr(sys.modules[above], last) is module\n"
-        "        own = set(vars(module)) - {'__cached__', '__annotations__', 'annotations'}\n"
+        "        own = set(vars(module))"
+        " - {'__cached__', '__annotations__', 'annotations', 'plainos'}\n"
         "        print(name, module.__package__, module.__file__,"
         " getattr(module, '__path__', 0), module.__spec__.name, *sorted(own))\n"
     )
@@ -136,3 +137,104 @@ def test_another_interpreters_is_left_alone(package, content):
 
 def test_without_it_all_is_as_always(package):
     assert told(package)[0] == "SourceFileLoader"
+
+
+def test_os_is_a_plain_one_until_more_is_asked_of_it(package):
+    """It is whole then, also where nothing may be imported any more; who has it keeps it."""
+    bundle_of(package)
+    code = (
+        "import os, os.path, posixpath, vzpy.ns\n"
+        "from os import getpid, path\n"
+        "assert os.path is path is posixpath and os.getpid is getpid and os.sep == '/'\n"
+        "assert (path.join('a', 'b'), path.join(b'a', b'b')) == ('a/b', b'a/b')\n"
+        "assert path.realpath('/proc/self/../1') == '/proc/1' and os.path is path\n"
+        "assert os.fsencode('\\udcff') == b'\\xff' and os.fsdecode(b'\\xff') == '\\udcff'\n"
+        "assert (os.getenv('ANY'), os.getenv('NONE'), os.getenv('NONE', 'x')) == ('1', None, 'x')\n"
+        "plain = os\n"
+        "print('_collections_abc' in sys.modules)\n"
+        "vzpy.ns.poison_imports()\n"
+        "assert os.environ['ANY'] == '1' and sys.meta_path == []\n"
+        "import os\n"
+        "assert os is plain and os.getpid is getpid and not hasattr(os, 'wings')\n"
+        "os.environ['ANY'] = '2'\n"
+        "print('_collections_abc' in sys.modules, os.getenv('ANY'))"
+    )
+    os.environ["ANY"] = "1"
+    try:
+        assert told(package, code) == ["False", "True", "2"]
+    finally:
+        del os.environ["ANY"]
+
+
+@pytest.mark.parametrize("exist_ok", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    ["a", "a/b/c", "a/b/", "a/./b", "there", "file", "file/x", "dangling", "dangling/x"],
+)
+def test_its_makedirs_is_the_real_one(tmp_path, name, exist_ok):
+    found = []
+    for make in (os.makedirs, plainos.makedirs):
+        there = tmp_path / make.__module__
+        (there / "there").mkdir(parents=True)
+        (there / "file").touch()
+        (there / "dangling").symlink_to("nowhere")
+        try:
+            make(f"{there}/{name}", 0o711, exist_ok)
+            told = ""
+        except OSError as err:
+            told = type(err).__name__
+        modes = {str(x.relative_to(there)): x.lstat().st_mode for x in there.rglob("*")}
+        found.append((told, modes))
+    assert found[0] == found[1]
+
+
+PATHS = ["", "/", "//", "///", "a", "a/", "/a", "//a//b//", "a/./b", "a/../b", "../a", "/..", "a//",
+         "\\udcff/x", "a" * 300, "\0", "link", "link/", "nowhere", "file", "file/"]
+
+
+@pytest.mark.parametrize("cwd", [".", "/"])
+def test_its_paths_are_the_real_ones(tmp_path, monkeypatch, cwd):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(".")
+    (tmp_path / "nowhere").symlink_to("none")
+    monkeypatch.chdir(tmp_path / cwd)
+    for one in PATHS:
+        for name in ("split", "dirname", "basename", "abspath", "exists", "lexists", "isdir",
+                     "isfile", "islink"):
+            assert getattr(plainos, name)(one) == getattr(os.path, name)(one), (name, one)
+        for path in (one, f"{tmp_path}/{one}", f"{tmp_path}/link/{one}"):
+            assert "\0" in path or plainos.realpath(path) == os.path.realpath(path)
+        for other in PATHS:
+            assert plainos.join(one, other, "x") == os.path.join(one, other, "x")
+    two = (tmp_path / "file").stat(), tmp_path.stat()
+    assert plainos.samestat(two[0], two[0]) and not plainos.samestat(*two)
+    for there in (plainos.exists, plainos.isdir):
+        assert not there("/none") and there(Path("/tmp")) and not there(1 << 30)
+
+
+def test_hot_commands_load_nothing_of_the_interpreters_that_is_a_file_or_slow(package):
+    bundle_of(package)
+    code = (
+        "import vzpy.commands.vzctl, vzpy.options, vzpy.commands.vzctl_exec, vzpy.story.flow\n"
+        "import vzpy.commands.vzctl_stop, vzpy.commands.vzlist\n"
+        "from vzpy.model import NodePaths\n"
+        "NodePaths.of('/tmp/none', '/tmp/none')\n"
+        "slow = {'_collections_abc', 'genericpath', 'stat', 'struct', 'getopt', '_ctypes'}\n"
+        "print(sorted(slow & set(sys.modules)))"
+    )
+    assert told(package, code) == ["[]"]
+
+
+def test_the_first_module_of_a_command_brings_the_others(package):
+    """But not one whose source has changed, and none without those that it needs."""
+    bundle_of(package)
+    (package / "ns.py").write_text("EIGHT = 8\n")
+    code = (
+        "import vzpy.commands.vzctl\n"
+        "before = 'vzpy.story.enter' in sys.modules\n"
+        "try:\n    import vzpy.commands.vzctl_exec\n"
+        "except ImportError as err:\n    print(err.name)\n"
+        "else:\n    print(before, type(sys.modules['vzpy.ns'].__loader__).__name__,"
+        " type(sys.modules['vzpy.story.pump'].__loader__).__name__)\n"
+    )
+    assert told(package, code) == ["False", "SourceFileLoader", "Finder"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vzpy import config
 from vzpy.errors import ConfigError, Exit, VzError
-from vzpy.params import PARAMS
+from vzpy.params import BY_KEY
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_sh_reads_what_was_saved(tmp_path, value):
 def test_fuzz_read(text):
     layer = config.Layer("f", text)
     c = config.Config([config.Layer("g"), layer], 1)
-    for param in PARAMS:
+    for param in BY_KEY.values():
         c.value(param.key)
     c.check()
 

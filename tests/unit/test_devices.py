@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from vzpy import devices, edits
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.story import devices as story
 
 

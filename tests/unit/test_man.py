@@ -56,7 +56,7 @@ def test_every_tool_has_a_page():
 def test_every_action_option_and_exit_code_is_described():
     page = (ROOT / "docs/vzctl.8.md").read_text()
     expanded = tables.expand(page)
-    for action in actions.ACTIONS:
+    for action in actions.all_actions():
         for name in (action.name, *action.aliases):
             assert f" {name}" in expanded
         for option in action.options:
@@ -70,7 +70,7 @@ def test_every_action_option_and_exit_code_is_described():
 def test_every_parameter_is_described():
     local = tables.expand((ROOT / "docs/ctid.conf.5.md").read_text())
     both = local + (ROOT / "docs/vz.conf.5.md").read_text()
-    for param in params.PARAMS:
+    for param in params.BY_KEY.values():
         where = both if param.scope == params.GLOBAL else local
         assert f"**{param.key}**" in where, param.key
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vzpy import events, options
-from vzpy.actions import ACTIONS, BY_NAME, OPTIONS
+from vzpy.actions import BY_NAME, OPTIONS, all_actions
 from vzpy.errors import UsageError, VzError
 
 
@@ -97,7 +97,8 @@ def test_keywords_of_the_library():
 WORDS = st.lists(
     st.one_of(
         st.text(max_size=8),
-        st.sampled_from([f"--{o.name}" for a in ACTIONS for o in a.options] + ["--", "-", "-p"]),
+        st.sampled_from([f"--{o.name}" for a in all_actions() for o in a.options]),
+        st.sampled_from(["--", "-", "-p"]),
         st.sampled_from(["--num", "--host=a", "1:2", "10.0.0.1", "yes", "all", "eth0,,,,br0"]),
     ),
     max_size=6,
@@ -105,7 +106,7 @@ WORDS = st.lists(
 
 
 @settings(deadline=None)
-@given(action=st.sampled_from([a for a in ACTIONS if a.rest == OPTIONS]), argv=WORDS)
+@given(action=st.sampled_from([a for a in all_actions() if a.rest == OPTIONS]), argv=WORDS)
 def test_fuzz(action, argv):
     """A command line is understood, or refused with 20 or 21; what is understood can be read."""
     try:

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vzpy.params import Option
+    from vzpy.option import Option
 
     Act = Callable[[dict[str, list[str]], list[str], Output], int]
 

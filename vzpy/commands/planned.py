@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vzpy.config import Config
     from vzpy.model import NodePaths
     from vzpy.node import Node
-    from vzpy.params import Option
+    from vzpy.option import Option
     from vzpy.planning.oversell import Block
     from vzpy.ubcproc import Beancounter
 

@@ -10,7 +10,7 @@ from vzpy.commands.planned import FAILED, Usage
 from vzpy.errors import VzError
 from vzpy.model import CTID_MAX, NodePaths
 from vzpy.node import Node
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.planning import usage
 
 TYPE_CHECKING = False

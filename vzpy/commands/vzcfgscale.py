@@ -11,7 +11,8 @@ from vzpy.commands import planned, vzcfgvalidate
 from vzpy.commands.planned import FAILED, Usage
 from vzpy.errors import VzError
 from vzpy.model import NodePaths
-from vzpy.params import BY_KEY, NOT_FROM_SAMPLE, UBC_KEYS, Option
+from vzpy.option import Option
+from vzpy.params import BY_KEY, NOT_FROM_SAMPLE, UBC_KEYS
 from vzpy.planning import scale
 
 TYPE_CHECKING = False

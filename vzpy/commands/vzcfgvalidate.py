@@ -9,7 +9,8 @@ from vzpy.commands import planned
 from vzpy.commands.planned import FAILED, Usage
 from vzpy.errors import VzError
 from vzpy.model import NodePaths
-from vzpy.params import BY_KEY, Option
+from vzpy.option import Option
+from vzpy.params import BY_KEY
 from vzpy.planning.validate import Rules
 
 TYPE_CHECKING = False

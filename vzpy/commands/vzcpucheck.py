@@ -8,7 +8,7 @@ from vzpy import hostfacts, listing
 from vzpy.commands import planned
 from vzpy.errors import VzError
 from vzpy.model import NodePaths
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.planning import usage
 
 OPTIONS = (Option("verbose", help="a line for the host and each running VPS", short="v"),)

@@ -12,6 +12,7 @@ from vzpy.node import Node
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vzpy.actions import Action
+    from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.options import Given
     from vzpy.vps import VPS
@@ -32,18 +33,21 @@ class Call:
     """One command line, checked: what an action's module gets."""
 
     def __init__(
-        self, action: Action, node: Node, ctid: int, given: Given, words: list[str], out: Output
+        self, action: Action, node: Node, conf: Config, given: Given, words: list[str], out: Output
     ) -> None:
         self.action = action
         self.node = node
-        self.ctid = ctid
+        self.conf = conf
+        self.ctid = conf.ctid
         self.given = given
         self.words = words
         self.out = out
 
     @property
     def vps(self) -> VPS:
-        return self.node.vps(self.ctid)
+        from vzpy.vps import VPS
+
+        return VPS(self.node, self.ctid, self.conf)
 
     @property
     def report(self) -> Report:
@@ -121,7 +125,7 @@ def _main(argv: list[str], out: Output) -> int:
     if action.locks:
         _cancel_on_signals()
     module = __import__(f"vzpy.commands.vzctl_{action.module}", fromlist=["run"])
-    code: int = module.run(Call(action, node, ctid, given, words[2:], out))
+    code: int = module.run(Call(action, node, own, given, words[2:], out))
     return code
 
 
@@ -160,7 +164,7 @@ def _cancel_on_signals() -> None:
 def usage() -> str:
     """The text of --help: every action, its options wrapped."""
     lines = [_HEAD]
-    for action in actions.ACTIONS:
+    for action in actions.all_actions():
         line = f"vzctl {' | '.join((action.name, *action.aliases))} <ctid>"
         for item in _items(action.synopsis):
             if len(line) + 1 + len(item) > 78:

@@ -9,7 +9,7 @@ import vzpy
 from vzpy import options
 from vzpy.errors import UsageError, VzError
 from vzpy.model import NodePaths
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.quotafile import QuotaError
 from vzpy.quotaid import Quota
 

@@ -11,7 +11,7 @@ from vzpy.commands.bar import Bar
 from vzpy.errors import UsageError, VzError
 from vzpy.events import DumpWarned
 from vzpy.node import Node
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.record import replace
 from vzpy.story.dumpjob import Run, mail
 

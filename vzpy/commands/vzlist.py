@@ -8,7 +8,7 @@ from vzpy import columns, listing, names
 from vzpy.columns import Field
 from vzpy.errors import UsageError, VzError
 from vzpy.model import CTID_MAX, NodePaths
-from vzpy.params import Option
+from vzpy.option import Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from vzpy.commands import planned
 from vzpy.commands.planned import FAILED, Usage
 from vzpy.errors import VzError
 from vzpy.node import Node
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.planning.usage import Promised, Taken, capacities, columns
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ import sys
 
 from vzpy.errors import Exit, VzError
 from vzpy.model import NodePaths
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.story import vethscript
 
 OPTIONS: tuple[Option, ...] = ()

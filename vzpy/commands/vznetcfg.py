@@ -8,7 +8,7 @@ import sys
 
 from vzpy.errors import VzError
 from vzpy.model import NodePaths
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.story import netdevices, vethscript
 
 OPTIONS: tuple[Option, ...] = ()

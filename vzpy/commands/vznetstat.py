@@ -8,7 +8,7 @@ from vzpy.commands import planned
 from vzpy.commands.planned import FAILED, Usage
 from vzpy.kernel.netlink import Socket
 from vzpy.model import NodePaths
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.traffic import Checked, Counts
 
 OPTIONS = (

@@ -7,7 +7,7 @@ import sys
 from vzpy import options, pids
 from vzpy.errors import UsageError
 from vzpy.model import NodePaths
-from vzpy.params import Option
+from vzpy.option import Option
 
 OPTIONS = (
     Option("pid", help="show also the pid inside the VPS", short="p"),

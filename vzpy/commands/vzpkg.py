@@ -8,7 +8,7 @@ import sys
 from vzpy import events
 from vzpy.errors import Exit, UsageError, VzError
 from vzpy.events import ERROR, NORMAL
-from vzpy.params import Option
+from vzpy.option import Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

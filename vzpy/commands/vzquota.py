@@ -9,7 +9,7 @@ import vzpy
 from vzpy import options, quotabusy, quotatext, quotaugids
 from vzpy.errors import UsageError, VzError
 from vzpy.model import IdRange, NodePaths
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.quotafile import QuotaError, QuotaFile, is_dirty, is_on, load
 from vzpy.quotaid import Asked, Quota
 

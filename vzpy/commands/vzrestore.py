@@ -6,7 +6,7 @@ from vzpy.commands import archiver
 from vzpy.commands.bar import Bar
 from vzpy.errors import UsageError
 from vzpy.node import Node
-from vzpy.params import Option
+from vzpy.option import Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

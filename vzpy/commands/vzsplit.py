@@ -10,7 +10,7 @@ from vzpy.commands import planned
 from vzpy.commands.planned import FAILED, Usage
 from vzpy.errors import ConfigError, VzError
 from vzpy.model import Host, NodePaths
-from vzpy.params import Option
+from vzpy.option import Option
 from vzpy.planning import split
 from vzpy.record import replace
 

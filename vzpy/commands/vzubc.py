@@ -10,7 +10,7 @@ from vzpy import ubc
 from vzpy.commands import vzubc_table as table
 from vzpy.errors import UsageError, VzError
 from vzpy.model import NodePaths
-from vzpy.params import Option
+from vzpy.option import Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ program that uses it, and both are found again by asking the cgroup (BPF_PROG_QU
 
 from __future__ import annotations
 
+import _struct as struct
 import os
-import struct
 from _ctypes import addressof
 
 from vzpy.kernel.foreign import buffer

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _struct as struct
 import fcntl
 import os
-import struct
 
 _SUBVOL_CREATE, _INO_LOOKUP, _TREE_SEARCH = 0x5000940E, 0xD0009412, 0xD0009411
 _QGROUP_LIMIT = 0x8030942B

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import _struct as struct
-import errno
 import fcntl
 import os
 
@@ -14,6 +13,8 @@ FIRST = 3  # descriptor that a program is given
 _PAGE = 0x10000  # the largest there are
 _HEAD = 64 + 56 * 3  # bytes of the ELF header, and what it says of segments
 _MFD_CLOEXEC, _MFD_NOEXEC_SEAL, _MFD_EXEC = 1, 8, 16
+
+_EACCES, _EINVAL = 13, 22  # without `errno`, which is made at 45 us
 
 # The loop: `told` at DATA in one register, the address of the call in another.
 _X86_64 = (
@@ -134,10 +135,10 @@ def memory(executable: bool = False) -> int:
         return os.memfd_create("vz", _MFD_CLOEXEC | kind)
     except PermissionError:
         raise OSError(
-            errno.EACCES, "a program cannot be executed from memory here", "sysctl vm.memfd_noexec"
+            _EACCES, "a program cannot be executed from memory here", "sysctl vm.memfd_noexec"
         ) from None
     except OSError as err:
-        if err.errno != errno.EINVAL:
+        if err.errno != _EINVAL:
             raise
         return os.memfd_create("vz", _MFD_CLOEXEC)
 

@@ -7,9 +7,9 @@ on one that is in use."""
 
 from __future__ import annotations
 
+import _struct as struct
 import fcntl
 import os
-import struct
 import time
 from errno import EBUSY, EINVAL, ENXIO
 

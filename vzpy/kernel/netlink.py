@@ -5,8 +5,8 @@ Nothing of what is asked: the words of routing are in rtnetlink.py."""
 from __future__ import annotations
 
 import _socket
+import _struct as struct
 import os
-import struct
 
 from vzpy.record import record
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
-import _struct as struct
 import os
 import select
 
@@ -63,6 +62,8 @@ def clone3(flags: int, cgroup: int = -1) -> int:
 
     Only from a single-threaded process: the child of a threaded one waits for ever for the
     interpreter lock that another thread holds."""
+    import _struct as struct  # 60 us, which `vzctl stop` does without
+
     args = struct.pack("=11Q", flags, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, max(cgroup, 0))
     return syscall(NR["clone3"], args, len(args))
 

@@ -18,7 +18,6 @@ empty when the program starts, filled by who made it before the word is said tha
 from __future__ import annotations
 
 import _struct as struct
-import errno
 import os
 import sys
 
@@ -46,6 +45,7 @@ _ROW = 88  # bytes of a call
 _FIRST_CALL = elf.CALLS + 2 * _ROW  # after those that tell of a failure
 _WORD = (1 << 64) - 1
 _MSG_NOSIGNAL = 0x4000
+_E2BIG = 7
 _PROT_READ_WRITE, _MAP_SHARED_FIXED = 3, 0x11
 
 
@@ -106,21 +106,26 @@ class Calls:
                   the label of the call that follows such a result, "" = the next one
         about     a path, for the error"""
         here = len(self._rows)
-        following = self._here() + _ROW
-        words = [x & _WORD if isinstance(x, int) else self._word(x) for x in arguments]
-        words += [0] * (6 - len(words))
-        self._numbers += [
-            (x.name, here + 8 * at) for at, x in enumerate(arguments, 1) if isinstance(x, Number)
+        following = self._calls_at + here + _ROW
+        words = [
+            x if isinstance(x, int) else self._word(x, here + 8 * at)
+            for at, x in enumerate(arguments, 1)
         ]
         if result >= 0:
             kept = following + 8 * (1 + result)
-        nexts = [self._labels.get(label, following) if label else following
-                 for label in (positive, zero, error)]  # fmt: skip
-        self._rows += _row(NR[name], *words, kept, *nexts)
-        for at, label in ((64, positive), (72, zero), (80, error)):
-            if label and label not in self._labels:
-                self._jumps.append((here + at, label))
+        self._rows += _row(
+            NR[name], *words, *_NOUGHTS[len(words) :], kept,
+            self._next(positive, here + 64) if positive else following,
+            self._next(zero, here + 72) if zero else following,
+            self._next(error, here + 80) if error else following,
+        )  # fmt: skip
         self._about.append((self.step, about))
+
+    def _next(self, label: str, at: int) -> int:
+        """The address of a label; of a later one it is written to that place of the rows."""
+        if label not in self._labels:
+            self._jumps.append((at, label))
+        return self._labels.get(label, 0)
 
     def descriptor(
         self, to: int, name: str, *arguments: Argument, error: str = "failed", about: bytes = b""
@@ -153,8 +158,12 @@ class Calls:
         numbers = [x & _WORD if isinstance(x, int) else self.data(x) for x in words]
         return self.room(struct.pack(f"={len(numbers)}Q", *numbers))
 
-    def _word(self, given: bytes | Blank | Number) -> int:
-        return 0 if isinstance(given, Number) else self.data(given)
+    def _word(self, given: bytes | Blank | Number, at: int) -> int:
+        """What stands for an argument that is no number, at that place of the rows."""
+        if isinstance(given, Number):
+            self._numbers.append((given.name, at))
+            return 0
+        return self.data(given)
 
     def pointers(self, strings: Sequence[bytes | Blank]) -> int:
         """An array of strings as execve(2) takes it."""
@@ -183,7 +192,7 @@ class Calls:
     def _finished(self, filled: Filled) -> tuple[bytearray, bytearray]:
         """Data and rows, with all that was left open. Raises OSError: E2BIG."""
         if len(self._data) > self._calls_at - self._at:
-            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+            raise OSError(_E2BIG, os.strerror(_E2BIG))
         data, rows = bytearray(self._data), bytearray(self._rows)
         for at, label in self._jumps:
             rows[at : at + 8] = self._labels[label].to_bytes(8, sys.byteorder)
@@ -274,6 +283,7 @@ def word(number: int) -> bytes:
     return number.to_bytes(8, sys.byteorder)
 
 
-_row = struct.Struct("=11Q").pack
+_NOUGHTS = (0,) * 6
+_row = struct.Struct("=Q6q4Q").pack
 
 

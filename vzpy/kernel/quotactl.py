@@ -3,8 +3,8 @@ ioctl_xfs_fsgetxattr(2). The generic commands below reach ext4 and xfs alike (fs
 
 from __future__ import annotations
 
+import _struct as struct
 import fcntl
-import struct
 
 from vzpy.kernel.libc import syscall
 from vzpy.kernel.numbers import NR

@@ -4,8 +4,8 @@ netlink, family VFS_DQUOT, group events."""
 from __future__ import annotations
 
 import _socket
+import _struct as struct
 import os
-import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

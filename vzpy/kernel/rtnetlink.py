@@ -6,8 +6,8 @@ meant by index, or by name where the kernel lets them."""
 from __future__ import annotations
 
 import _socket
+import _struct as struct
 import os
-import struct
 
 from vzpy.kernel.netlink import (
     NLM_F_CREATE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from vzpy.kernel.libc import libc, oserror
 
@@ -49,9 +48,16 @@ def sync_tree(top: str) -> None:
 def _files(top: str) -> list[str] | None:
     """The regular files below a directory; None when there are many."""
     found: list[str] = []
-    for number, (folder, _, names) in enumerate(os.walk(top)):
-        if number + len(names) > _FEW:
+    folders = [top]
+    seen = 0
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                seen += 1
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    found.append(entry.path)
+        if seen > _FEW:
             return None
-        paths = (f"{folder}/{name}" for name in names)
-        found += [path for path in paths if stat.S_ISREG(os.lstat(path).st_mode)]
-    return found if len(found) <= _FEW else None
+    return found

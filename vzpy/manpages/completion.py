@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib import import_module
 
 from vzpy import actions, cli
-from vzpy.params import Option
+from vzpy.option import Option
 
 TOOLS = tuple(tool for tool in cli.TOOLS if tool != "vz-fdkeep")  # no tool of users
 
@@ -58,10 +58,11 @@ def _case(subject: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _vzctl() -> str:
-    names = " ".join(name for action in actions.ACTIONS for name in (action.name, *action.aliases))
+    every = actions.all_actions()
+    names = " ".join(name for action in every for name in (action.name, *action.aliases))
     rows = [
         ("|".join((action.name, *action.aliases)), _flags(action.options))
-        for action in actions.ACTIONS
+        for action in every
         if action.options
     ]
     return (

@@ -8,7 +8,8 @@ from importlib import import_module
 from inspect import cleandoc
 
 from vzpy import actions, columns, params, setoptions
-from vzpy.params import BY_KEY, PARAMS, Option
+from vzpy.option import Option
+from vzpy.params import BY_KEY
 
 # What stands for a value of each class.
 METAVARS = {
@@ -123,7 +124,7 @@ def _marked(synopsis: str) -> str:
 
 def _actions() -> list[str]:
     lines = []
-    for action in actions.ACTIONS:
+    for action in actions.all_actions():
         names = ", ".join((action.name, *action.aliases))
         synopsis = _marked(action.synopsis)
         lines += [f"### {names}", f"**vzctl {action.name}** *CTID* {synopsis}".rstrip(), ""]
@@ -186,7 +187,7 @@ def _vz(*names: str) -> list[str]:
 def _config() -> list[str]:
     """The parameters of N.conf in their storage order, by their options' texts."""
     lines = []
-    for param in PARAMS:
+    for param in BY_KEY.values():
         if param.scope == params.GLOBAL:
             continue
         known = (*setoptions.SET, *setoptions.CREATE)
@@ -217,8 +218,9 @@ _OWN_FIELDS = {
 
 def _fields() -> list[str]:
     """The fields of vzlist in its order, with the header of their column."""
-    helps = {param.option: param.help for param in PARAMS}
-    helps |= {param.column.partition(" ")[0]: param.help for param in PARAMS if param.column}
+    helps = {param.option: param.help for param in BY_KEY.values()}
+    shown = (param for param in BY_KEY.values() if param.column)
+    helps |= {param.column.partition(" ")[0]: param.help for param in shown}
     lines = []
     for name in (*columns.ORDER, *columns.EXTRA):
         field = columns.field_of(name)

@@ -4,7 +4,7 @@ wrote down, whatever N.conf says by now."""
 from __future__ import annotations
 
 from vzpy import cgroupread
-from vzpy.params import BY_KEY, CPU, IO, PARAMS, UBC
+from vzpy.params import BY_KEY, CPU, IO, UBC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
         "TCPSNDBUF", "TCPRCVBUF", "OTHERSOCKBUF", "DGRAMRCVBUF",
     ),
 }  # fmt: skip
-KEYS = tuple(param.key for param in PARAMS if param.room in (UBC, CPU, IO))
+KEYS = tuple(key for key, row in BY_KEY.rows.items() if row[0][2:3] in ((UBC,), (CPU,), (IO,)))
 
 
 class Applied:

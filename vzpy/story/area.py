@@ -8,8 +8,8 @@ Owners on disk are the VPS's ids as the host sees them, but in an image as the V
 
 from __future__ import annotations
 
+import _stat as stat
 import os
-import stat
 
 from vzpy import dist, ns, rootfs, template
 from vzpy.events import PostCreate

@@ -55,6 +55,8 @@ def settings(given: Mapping[str, object]) -> tuple[dict[str, str], str | None]:
     Raises UsageError, ValueInvalid."""
     texts: dict[str, str] = {}
     sample: str | None = None
+    if not given:
+        return texts, sample  # without the tables
     own = {options.keyword(option) for option in actions.BY_NAME["create"].options}
     for word, value in given.items():
         action = "create" if word in own else "set"

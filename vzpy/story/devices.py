@@ -6,8 +6,8 @@ to it."""
 
 from __future__ import annotations
 
+import _stat as stat
 import os
-import stat
 
 from vzpy import devices
 from vzpy.devices import NODES as NODES

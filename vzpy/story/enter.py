@@ -13,9 +13,9 @@ only be entered with rights on the common ancestor; its own rights end with setn
 
 from __future__ import annotations
 
+import _stat as stat
 import os
 import select
-import stat
 import time
 
 from vzpy import cgroupread, cgroups, ns, syscalls, tasks
@@ -168,6 +168,7 @@ def _spawn(
         fault("exec-launch")
         launcher = calls.start([theirs.fileno(), init, leaf_fd, *what.stdio])
         theirs.close()
+        _load_the_rest()
         pid, master, failure = _hear_out(ours, deadline, facts)
         fault("exec-ready")
         if failure or not pid:
@@ -192,6 +193,11 @@ def _spawn(
         os.close(init)
         if leaf_fd >= 0:
             os.close(leaf_fd)
+
+
+def _load_the_rest() -> None:
+    """What comes after a launch: while that goes on, on the other processor."""
+    from vzpy.story import flow  # noqa: F401
 
 
 def _lives(pidfd: int) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _stat as stat
 import os
-import stat
 
 from vzpy import config, ids
 from vzpy.errors import Exit, VzError

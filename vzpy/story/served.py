@@ -3,7 +3,7 @@ command (DESIGN 3, "start without a room")."""
 
 from __future__ import annotations
 
-from vzpy.params import BY_KEY, CORE, PARAMS, UBC_KEYS
+from vzpy.params import BY_KEY, CORE, UBC_KEYS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,4 +39,4 @@ def _option(key: str) -> str:
 
 def unserved_of(config: Config) -> list[str]:
     """The same for what an N.conf asks for."""
-    return unserved(param.key for param in PARAMS if config.own(param.key) is not None)
+    return unserved(key for key in BY_KEY if config.own(key) is not None)

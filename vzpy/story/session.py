@@ -66,7 +66,7 @@ def run(facts: Facts, typed: bytes = b"", stdin: int = 0, stdout: int = 1) -> in
 def _shell(facts: Facts) -> enter.Task:
     """On a pty of the VPS. One that has all that it may have gets one of the host's, for which it
     has no name."""
-    env = tuple(environment(os.environ.get("TERM")).items())
+    env = tuple(environment(os.getenv("TERM")).items())
     try:
         return enter.spawn(facts, enter.Command(login_shell(), env, pty=True))
     except OSError as err:
