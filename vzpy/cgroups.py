@@ -27,6 +27,7 @@ _LEAF_YOUTH = 120  # seconds, above any time that a launch may take
 
 _mountpoint: str | None = None
 _delegate: tuple[str, ...] | None = None
+_left: dict[str, str] = {}  # cgroup of a node -> its cgroup.subtree_control
 
 
 def mountpoint() -> str:
@@ -51,14 +52,27 @@ def path_of(node: str, ctid: int) -> str:
 def make(path: str, ids: IdRange) -> None:
     """vz/N and vz/N/ve, with every controller at hand passed down to both. Existing is success."""
     node = os.path.dirname(path)
-    mkdir(node)
-    enable(os.path.dirname(node))
-    enable(node)
+    passed = _passed_by(node)
     for directory in (path, f"{path}/ve"):
         mkdir(directory)
-    enable(path)
+    if passed:
+        enable(path)
     write(f"{path}/ve", "cgroup.max.descendants", str(_DESCENDANTS))
     delegate(f"{path}/ve", ids)
+
+
+def _passed_by(node: str) -> str:
+    """What a node's cgroup passes down to its VPSs, made to pass all that there is; as it was left
+    by the last start in this process, nobody looks for more."""
+    try:
+        if (passed := read(node, "cgroup.subtree_control")) == _left.get(node):
+            return passed
+    except FileNotFoundError:
+        mkdir(node)
+    enable(os.path.dirname(node))
+    enable(node)
+    _left[node] = read(node, "cgroup.subtree_control")
+    return _left[node]
 
 
 def mkdir(path: str) -> None:

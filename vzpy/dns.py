@@ -9,6 +9,7 @@ import os
 
 from vzpy import dist
 from vzpy.kernel.mount import openat2
+from vzpy.kernel.proc import slurp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ def inherited(words: list[str], keyword: str) -> list[str]:
     found: list[str] = []
     for path in HOST_FILES:
         try:
-            with open(path, errors="surrogateescape") as f:
-                rows = [line.split() for line in f]
+            text = slurp(path).decode(errors="surrogateescape")
         except OSError:
             continue
+        rows = [line.split() for line in text.splitlines()]
         found = [word for row in rows if row and row[0] == keyword for word in row[1:]]
         if keyword == "nameserver":
             found = [a for a in found if not a.startswith("127.") and a != "::1"]
@@ -73,7 +74,8 @@ def configure(
         lines = assigned(text, {"name_servers": servers, "search_domains": domains}, '"')
     else:
         lines = resolv_conf(text, servers, domains)
-    dist.write_lines(root, path, lines, ids.base)
+    if lines != text.split("\n")[:-1]:
+        dist.write_lines(root, path, lines, ids.base)
     return TOLD_BY.get(path, ())
 
 

@@ -115,12 +115,11 @@ class Quota:
 
     def require(self, path: str) -> None:
         """Raises NotPossible."""
-        fd = self.open(path)
-        try:
-            if not quota.enforced(fd):
-                raise NotPossible(quota.why_not(path))
-        finally:
-            os.close(fd)
+        if not self.is_possible(path):
+            raise NotPossible(quota.why_not(path))
+
+    def is_possible(self, path: str) -> bool:
+        return quota.is_possible(self.open(path))
 
     # The life of a quota
 

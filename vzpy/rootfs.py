@@ -10,6 +10,7 @@ import time
 from vzpy.kernel import mount as m
 from vzpy.kernel.proc import is_mounted as is_mounted
 from vzpy.kernel.proc import mounts_below as mounts_below
+from vzpy.kernel.proc import slurp
 from vzpy.overlay import LOWER as LOWER
 from vzpy.overlay import drop_lower as drop_lower
 from vzpy.overlay import layers_of as layers_of
@@ -79,6 +80,54 @@ def umount(root: str) -> None:
                 if err.errno != errno.EBUSY or time.monotonic() > patience:
                     raise
                 time.sleep(0.005)
+
+
+def umount_overlay(root: str) -> None:
+    """umount() of an overlay: the kernel then writes back all of the file system beneath, whoever
+    has dirtied it (ovl_sync_fs). Where that is much a process of its own does it, and nobody waits
+    for it longer than a few seconds: the mount itself is gone at once.
+
+    Raises OSError as umount()."""
+    if _dirty() < _MUCH:
+        umount(root)
+        return
+    real = os.path.realpath(root)
+    for below in mounts_below(root):
+        if below != real:
+            umount(below)
+    _left[:] = [pid for pid in _left if not _reaped(pid)]
+    try:
+        pid = os.posix_spawn(_UMOUNT, ["umount", "-i", real], {})
+    except OSError:
+        umount(root)
+        return
+    _left.append(pid)
+    patience = time.monotonic() + _WRITING_BACK
+    while not _reaped(pid):
+        if time.monotonic() > patience and not is_mounted(root):
+            return
+        time.sleep(0.005)
+    _left.remove(pid)
+    umount(root)  # what could not be done raises its error
+
+
+_UMOUNT = "/bin/umount"
+_MUCH = 32 << 10  # KiB
+_WRITING_BACK = 3.0  # seconds
+_left: list[int] = []  # pids that are still at it
+
+
+def _dirty() -> int:
+    """KiB that wait to be written, or are being written, to whatever disk."""
+    rows = (row.split() for row in slurp("/proc/meminfo").splitlines())
+    return sum(int(row[1]) for row in rows if row[0] in (b"Dirty:", b"Writeback:"))
+
+
+def _reaped(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True  # SIGCHLD is ignored, or somebody waits for all children
 
 
 def detached(root: str, layout: str, private: str) -> tuple[int, list[tuple[str, int]]]:

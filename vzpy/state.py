@@ -36,10 +36,16 @@ def directory(paths: NodePaths, ctid: int) -> str:
     return f"{paths.run}/{ctid}"
 
 
+def make_folder(path: str) -> None:
+    """With those above it, for root alone; one look where it is there."""
+    if not os.path.isdir(path):
+        os.makedirs(path, 0o700, exist_ok=True)
+
+
 def write_facts(paths: NodePaths, facts: Facts) -> None:
     """Store the facts; readers see the old file or the new one."""
     where = directory(paths, facts.ctid)
-    os.makedirs(where, 0o700, exist_ok=True)
+    make_folder(where)
     lines = [f' "{k}": {_quoted(v)}' for k, v in facts.__dict__.items()]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -233,7 +239,7 @@ class Lock:
 
     def _link(self, text: str) -> bool:
         try:
-            os.makedirs(self.dir, 0o700, exist_ok=True)
+            make_folder(self.dir)
             fd, temp = self._new()
         except OSError as err:
             hint = "use --skiplock option" if err.errno == 30 else ""

@@ -89,13 +89,19 @@ class Copy:
     progress  called with (bytes done, total)
     before    a pass over the same source while it was still in use, whose target is of no other
               use: what has not changed since is linked from there instead of copied
+    draft     this is such a pass
 
     Raises OSError with the path below the top: ESTALE when a directory was moved meanwhile."""
 
     def __init__(
-        self, progress: Progress | None = None, total: int = 0, before: Copy | None = None
+        self,
+        progress: Progress | None = None,
+        total: int = 0,
+        before: Copy | None = None,
+        *,
+        draft: bool = False,
     ) -> None:
-        self._progress, self._total, self._before = progress, total, before
+        self._progress, self._total, self._before, self._draft = progress, total, before, draft
         self._done = 0
         self._told = time.monotonic()
         self._reflink = True
@@ -210,12 +216,12 @@ class Copy:
         now = time.time_ns()
         try:
             if stat.S_ISREG(status.st_mode):
-                self._file(here.fd, name, there.fd, new)
+                self._file(here.fd, name, status, there.fd, new)
             else:
                 self._node(here, name, status, there, new)
         except OSError as err:  # of a descriptor, or an owner that is nobody's
             raise OSError(err.errno, err.strerror, name) from err
-        if status.st_ctime_ns < now - _SETTLED:
+        if self._draft and status.st_ctime_ns < now - _SETTLED:
             made = os.stat(new, dir_fd=there.fd, follow_symlinks=False).st_ino
             self.seen[status.st_ino] = (status.st_ctime_ns, made)
 
@@ -245,12 +251,17 @@ class Copy:
         """Whether an entry that is no directory is copied at all."""
         return True
 
-    def _file(self, source_dir: int, name: str, target_dir: int, new: str) -> None:
+    def _file(
+        self, source_dir: int, name: str, status: os.stat_result, target_dir: int, new: str
+    ) -> None:
+        # Nobody else reaches it: directories are open to others when all below them is done.
+        mode = status.st_mode & 0o777
         source = os.open(name, _SOURCE, dir_fd=source_dir)
         try:
-            target = os.open(new, _TARGET, 0o600, dir_fd=target_dir)
+            target = os.open(new, _TARGET, mode, dir_fd=target_dir)
             try:
-                self.data(source, target)
+                if status.st_size:
+                    self.data(source, target)
                 self.keep(source, target, os.fstat(source), follow=True)
             finally:
                 os.close(target)
@@ -344,13 +355,21 @@ def copy_attributes(
     source: int | str, target: int | str, status: os.stat_result, *, follow: bool
 ) -> None:
     """Owner, then mode and attributes, which chown(2) takes away, then times."""
-    os.chown(target, status.st_uid, status.st_gid, follow_symlinks=follow)
-    if not stat.S_ISLNK(status.st_mode):
-        os.chmod(target, stat.S_IMODE(status.st_mode))
+    own(target, status.st_uid, status.st_gid, status.st_mode, follow=follow)
     for name in os.listxattr(source, follow_symlinks=follow):
         value = os.getxattr(source, name, follow_symlinks=follow)
         os.setxattr(target, name, value, follow_symlinks=follow)
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=follow)
+
+
+def own(target: int | str, uid: int, gid: int, mode: int, *, follow: bool) -> None:
+    """Owner and mode, where they are others yet: a change costs more than a look, the disk too."""
+    now = os.stat(target, follow_symlinks=follow)
+    other = (now.st_uid, now.st_gid) != (uid, gid)
+    if other:
+        os.chown(target, uid, gid, follow_symlinks=follow)
+    if (other or now.st_mode != mode) and not stat.S_ISLNK(mode):
+        os.chmod(target, stat.S_IMODE(mode))
 
 
 def _copy_range(source: int, target: int, start: int, end: int) -> None:

@@ -221,6 +221,7 @@ def reflinks(bed: Bed, tarball: Path, args: argparse.Namespace) -> dict[str, flo
                     f"vzctl create simfs, {kind}": bed.command(words),
                     f"vzctl destroy, {kind}": bed.command([vzctl, "destroy", "201"]),
                 }
+                _wait_for_remover(f"{bed.folder}/{kind}")
                 if turn:  # the first unpacks the template
                     for what, sample in samples.items():
                         taken.setdefault(what, []).append(sample)
@@ -247,13 +248,18 @@ def _other_node(bed: Bed, kind: str, tarball: Path) -> Iterator[dict[str, str]]:
         os.makedirs(cache, exist_ok=True)
         os.symlink(tarball, f"{cache}/{tarball.name}")
         yield {**bed.env, "VZ_ETC": paths.etc, "VZ_RUN": paths.run}
-        end = time.monotonic() + 30  # the remover of private areas works in the background
-        while os.listdir(f"{top}/vztmp") != ["rm.lck"] and time.monotonic() < end:
-            time.sleep(0.1)
+        _wait_for_remover(top)
     finally:
         mount.umount2(top, mount.MNT_DETACH)
         os.close(device)
         os.unlink(path)
+
+
+def _wait_for_remover(top: str) -> None:
+    """Private areas are removed in the background, half a second for such a tree."""
+    end = time.monotonic() + 30
+    while os.listdir(f"{top}/vztmp") != ["rm.lck"] and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def _table(taken: dict[str, list[Sample]]) -> dict[str, float]:

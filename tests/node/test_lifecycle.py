@@ -11,8 +11,8 @@ import pytest
 import traces
 
 import tools
-from vzpy import ids, state
-from vzpy.errors import Exit
+from vzpy import ids, rootfs, state
+from vzpy.errors import Exit, VzError
 from vzpy.kernel import proc
 
 
@@ -150,6 +150,22 @@ def test_mount_and_umount(vps, vzctl):
     # A mounted one is mounted afresh by start (vzctl-cli 2.2, row 9).
     assert "Container is unmounted\nContainer is mounted\n" in vzctl("start", 101).stdout
     assert vzctl("umount", 101).code == Exit.VE_RUNNING
+
+
+def test_umount_beside_others_that_write(vps, monkeypatch):
+    """A process of its own does it then; who stands in the root is told of all the same."""
+    monkeypatch.setattr(rootfs, "_MUCH", 0)
+    vps.mount()
+    fd = os.open(f"{vps.root}/etc", os.O_RDONLY)
+    with pytest.raises(VzError) as caught:
+        vps.umount()
+    assert caught.value.code == Exit.FS_CANTUMOUNT and vps.status.mounted
+    os.close(fd)
+    vps.umount()
+    assert not vps.status.mounted and not rootfs._left
+    vps.start()
+    vps.stop(fast=True)
+    assert str(vps.status) == "exist unmounted down"
 
 
 @pytest.mark.parametrize("how", ["poweroff -f", "halt"])

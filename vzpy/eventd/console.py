@@ -70,23 +70,21 @@ class Console:
 
     def record(self, data: bytes) -> None:
         try:
-            fd = self._open_log()
+            fd = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 if os.fstat(fd).st_size > _LOG_HALF:
                     os.rename(self.log, f"{self.log}.old")
+                    self.begin_log()
                 os.write(fd, data)
             finally:
                 os.close(fd)
         except OSError:
-            pass  # a full disk stops no console
+            pass  # a full disk stops no console; that of a destroyed VPS is not made again
 
-    def _open_log(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            return os.open(self.log, flags, 0o600)
-        except FileNotFoundError:  # the first of all, or the folder went with the log of another
-            os.makedirs(os.path.dirname(self.log), 0o700, True)
-            return os.open(self.log, flags, 0o600)
+    def begin_log(self) -> None:
+        """An empty one, which also keeps the folder. Raises OSError."""
+        os.makedirs(os.path.dirname(self.log), 0o700, True)
+        os.close(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
     def write(self, data: bytes) -> None:
         """What is typed; what the guest does not take is lost, as on a serial line."""
@@ -130,9 +128,15 @@ class Consoles:
         """The master of a VPS that is being started; its log begins anew. Nobody waits for this, so
         that the VPS may have ended meanwhile, and have been destroyed."""
         ctid = wire.number(message, "ctid")
+        if not fds:
+            raise ValueError("the console is missing")
         if state.read_facts(self.daemon.paths, ctid):
             state.forget_console(self.daemon.paths, ctid)
             self.install(ctid, fds.pop(0))
+            try:
+                self.consoles[ctid].begin_log()
+            except OSError:
+                pass  # there will be none
 
     def attach(self, client: Client, message: Message, fds: list[int]) -> Message:
         """From now on the client gets what the console shows, and may type."""

@@ -7,7 +7,13 @@ import _struct as struct
 from vzpy.kernel.libc import syscall
 from vzpy.kernel.numbers import NR
 from vzpy.kernel.proc import slurp
-from vzpy.kernel.process import PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_CAPBSET_DROP, prctl
+from vzpy.kernel.process import (
+    PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_CAPBSET_DROP,
+    prctl,
+    set_fs_user,
+)
 
 NAMES = (
     "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable"
@@ -36,9 +42,14 @@ def limit(bounding: int) -> None:
             except OSError:
                 break  # beyond the kernel's last capability
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    low, high = halves(bounding)
-    header = struct.pack("=Ii", _VERSION_3, 0)
-    syscall(NR["capset"], header, struct.pack("=6I", low, low, 0, high, high, 0))
+    _capset(halves(bounding), (0, 0))
+
+
+def _capset(permitted: tuple[int, int], inherited: tuple[int, int]) -> None:
+    """What is permitted is effective."""
+    halved = zip(permitted, permitted, inherited, strict=True)
+    sets = b"".join(struct.pack("=3I", *half) for half in halved)
+    syscall(NR["capset"], struct.pack("=Ii", _VERSION_3, 0), sets)
 
 
 def halves(bounding: int) -> tuple[int, int]:
@@ -47,8 +58,23 @@ def halves(bounding: int) -> tuple[int, int]:
 
 
 def bounding_of(pid: int) -> int:
-    """The bounding set of a running process (CapBnd of /proc/PID/status)."""
-    line = slurp(f"/proc/{pid}/status").partition(b"\nCapBnd:")[2].partition(b"\n")[0]
+    """The bounding set of a running process."""
+    return _set_of(f"/proc/{pid}/status", b"CapBnd")
+
+
+def make_files_as(number: int) -> None:
+    """set_fs_user() of this thread, with all its rights over files kept; 0 takes it back."""
+    set_fs_user(number)
+    if number:
+        itself = "/proc/thread-self/status"
+        permitted = halves(_set_of(itself, b"CapPrm"))
+        inherited = halves(_set_of(itself, b"CapInh"))
+        _capset(permitted, inherited)
+
+
+def _set_of(status: str, which: bytes) -> int:
+    """One set of capabilities, as proc(5) tells it."""
+    line = slurp(status).partition(b"\n%s:" % which)[2].partition(b"\n")[0]
     if not line:
-        raise ProcessLookupError(3, "no such process", f"/proc/{pid}")
+        raise ProcessLookupError(3, "no such process", status)
     return int(line, 16)

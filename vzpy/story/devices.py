@@ -16,6 +16,7 @@ from vzpy.devices import make_nodes as make_nodes
 from vzpy.errors import Exit, VzError
 from vzpy.events import Devices
 from vzpy.model import IdRange
+from vzpy.once import once
 from vzpy.record import record
 
 TYPE_CHECKING = False
@@ -154,11 +155,14 @@ def _on_host(name: str) -> bool:
     return stat.S_ISCHR(about.st_mode) or stat.S_ISBLK(about.st_mode) and not is_loop
 
 
+_loadable: dict[int, list[bool]] = {}  # whether this kernel has modules
+
+
 def load_module(name: str) -> bool:
     """Whether the kernel has a module, loading it (modprobe(8))."""
     if os.path.isdir(f"/sys/module/{name}"):
         return True
-    if not os.path.isdir(f"/lib/modules/{os.uname().release}"):
+    if not once(_loadable, 0, lambda: [os.path.isdir(f"/lib/modules/{os.uname().release}")])[0]:
         return False  # a kernel without modules: modprobe would take 2 ms to say so
     try:
         pid = os.posix_spawn("/sbin/modprobe", ["modprobe", "-q", name], {"PATH": "/sbin:/bin"})

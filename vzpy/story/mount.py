@@ -46,10 +46,11 @@ def mount_root(
     if hooks:
         fault("premount-script")
         scripts.run(vps.node.paths, vps.ctid, "premount")
-    try:
-        os.makedirs(root, 0o755, exist_ok=True)
-    except OSError as err:
-        raise VzError.of(f"Can't create mount point {root}", err, Exit.FS_MPOINTCREATE) from err
+    if not os.path.isdir(root):
+        try:
+            os.makedirs(root, 0o755, exist_ok=True)
+        except OSError as err:
+            raise VzError.of(f"Can't create mount point {root}", err, Exit.FS_MPOINTCREATE) from err
     not_applied = quota_on(vps, report)
     try:
         fault("mount-root")
@@ -144,7 +145,10 @@ def umount_root(vps: VPS, root: str, report: Report, hooks: bool = True) -> None
         scripts.run(vps.node.paths, vps.ctid, "umount")
     fault("umount-root")
     try:
-        rootfs.umount(root)
+        if vps.layout == "overlay":
+            rootfs.umount_overlay(root)
+        else:
+            rootfs.umount(root)
     except OSError as err:
         raise VzError.of(f"Can't umount {root}", err, Exit.FS_CANTUMOUNT) from err
     report(Unmounted())

@@ -7,8 +7,9 @@ import os
 import stat
 from errno import ENOTSUP
 
+from vzpy.kernel.caps import make_files_as
 from vzpy.reshift import Move
-from vzpy.statecopy import Copy
+from vzpy.statecopy import Copy, own
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,12 @@ def copy(
     is_layer        an upper layer of ours: with overlayfs's own marks
     Raises OSError with the path below the top: EOVERFLOW for an owner outside of `old`."""
     # "." because a link in /proc is not followed as a last component
-    _Moved(old, new, progress, total, is_layer).tree(source, f"/proc/self/fd/{target}/.")
+    moved = _Moved(old, new, progress, total, is_layer)
+    make_files_as(new.base)  # most are root's
+    try:
+        moved.tree(source, f"/proc/self/fd/{target}/.")
+    finally:
+        make_files_as(0)
 
 
 class _Moved(Copy):
@@ -61,10 +67,8 @@ class _Moved(Copy):
             uid = gid = 0  # a whiteout that the kernel made for overlayfs
         else:
             uid, gid = self._move.id(status.st_uid), self._move.id(status.st_gid)
-        if (uid, gid) != (0, 0):  # what we make is root's
-            os.chown(target, uid, gid, follow_symlinks=follow)
+        own(target, uid, gid, status.st_mode, follow=follow)
         if not stat.S_ISLNK(status.st_mode):
-            os.chmod(target, stat.S_IMODE(status.st_mode))
             for name in os.listxattr(source, follow_symlinks=follow):
                 if name.startswith(self._kept):
                     value = os.getxattr(source, name, follow_symlinks=follow)

@@ -8,7 +8,7 @@ import os
 import time
 
 from vzpy import cgroups, child, ns, rootfs, scripts, state, ubc
-from vzpy.errors import AlreadyRunning, Exit, NotRunning, VzError
+from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import (
     NotApplied,
     Started,
@@ -25,7 +25,7 @@ from vzpy.record import record
 from vzpy.story import ctscript, devices, enter, limits, owner, parent
 from vzpy.story.conversation import Conversation
 from vzpy.story.mount import mount_root, quota_on, quota_tight, umount_root
-from vzpy.story.newborn import Newborn, root_of
+from vzpy.story.newborn import Newborn, files_of
 from vzpy.story.served import unserved_of
 from vzpy.story.teardown import forget, remove_cgroup
 from vzpy.sync import MAPPED
@@ -124,8 +124,9 @@ def steps(vps: VPS, report: Report, undo: Undo, manner: Manner) -> tuple[Facts, 
         _step("start-script", report)
         try:
             ctscript.run(vps, facts, "start")
-        except NotRunning:
-            talk.go()  # tells what the task has died of
+        except VzError:
+            if not state.alive(facts):
+                talk.go()  # tells what the task has died of
             raise
         quota_tight(vps)
         keeper.held()
@@ -232,8 +233,8 @@ def prepared(
     if manner.setup and any(map(vps.config.value, ("HOSTNAME", "NAMESERVER", "SEARCHDOMAIN"))):
         from vzpy.story import guest
 
-        # Into a clone: the task is mounting its /run in the other one.
-        files, below = root_of(vps)
+        # Not into its clone: the task is mounting its /run there.
+        files, below = files_of(vps)
         talk.hand_over(files, *(fd for _, fd in below))
         guest.before_birth(files, vps.config, vps.ids)
     talk.handed_over()

@@ -34,6 +34,7 @@ DEEPEST = 10
 STEPS = ("draft", "copy", "merge")
 # What takes the place of the present state, and what that was.
 NEW, GONE = ".new", ".gone"
+_DRAFT = ".draft"
 _VIEW = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV
 
 
@@ -157,7 +158,7 @@ class States:
         else:
             os.mkdir(path, 0o700)
         total = statecopy.measure(source) if progress else 0
-        copy = statecopy.Copy(progress, total, draft)
+        copy = statecopy.Copy(progress, total, draft, draft=name.endswith(_DRAFT))
         copy.tree(source, path)
         return copy
 
@@ -168,7 +169,7 @@ class States:
         fault("draft")
         statecopy.settle(source)
         try:
-            return self._copy(source, f"{ident}.draft", progress)
+            return self._copy(source, f"{ident}{_DRAFT}", progress)
         except OSError as err:
             if err.errno not in (errno.ESTALE, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
