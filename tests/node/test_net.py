@@ -21,7 +21,7 @@ from vzpy.kernel import rtnetlink
 from vzpy.kernel.netlink import Socket
 from vzpy.kernel.rtnetlink import Link
 from vzpy.node import Node
-from vzpy.story import net, start
+from vzpy.story import net, parent, start
 
 OTHER4, OTHER6 = "192.0.2.2", "2001:db8::2"  # the neighbour's
 
@@ -342,6 +342,20 @@ def test_a_filter_that_the_kernel_refuses(lan, vps, monkeypatch):
     assert no.value.code == 34 and not vps.status.running and traces(lan) == []
     vps.start()
     assert ping(lan.neighbour, V4) == 2
+
+
+def test_without_a_daemon(lan, vps, monkeypatch):
+    """The launcher is the tool's child then."""
+    vps.set(ipadd=[V4])
+    made, make = [], venet.Ends.make
+    monkeypatch.setattr(parent, "of", lambda *_: parent.Caller())
+    monkeypatch.setattr(
+        venet.Ends, "make",
+        lambda ends, programs, ready: made.append(ready) or make(ends, programs, ready))
+    vps.start()
+    assert made == [True] and ping(lan.neighbour, V4) == 2
+    vps.stop(fast=True)
+    assert traces(lan) == []
 
 
 def test_a_filter_that_was_loaded_beforehand(lan, vps, monkeypatch):

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from vzpy.vps import VPS
 
 
-_PATIENCE = 5  # seconds; the launcher does it at once
+# Seconds. The launcher asks at once, but a lock of the kernel's may be held by others for long.
+_PATIENCE = 60
 
 
 class Prepared:
