@@ -27,7 +27,7 @@ ROOMS = {
     "countmap": {"countmap", "socketcount", "othersockets", "filecount", "lockcount",
                  "tablelimit"},
     "ubc": {"ubc", "ubcproc"},
-    "cgroups": {"cgroups", "cgroupread", "cgroupshare", "loadavg"},
+    "cgroups": {"cgroups", "cgroupread", "cgroupwalk", "cgroupshare", "loadavg"},
     "dist": {"dist", "dns"},
     "backup": {"backup", "tarout"},
     "rootfs": {"rootfs", "overlay"},

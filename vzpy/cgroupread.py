@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from vzpy.cgroupwalk import below
 from vzpy.kernel.proc import slurp
 from vzpy.record import record
 
@@ -30,37 +31,6 @@ def flat(path: str, name: str) -> dict[str, int]:
     except OSError:
         return {}
     return {key: int(value) for key, _, value in (row.partition(" ") for row in rows) if value}
-
-
-def below(path: str) -> list[tuple[str, int]]:
-    """The cgroups of the subtree, itself first, each with its inode number, which the kernel never
-    gives twice."""
-    found: list[tuple[str, int]] = []
-    waiting = [(path, 0)]
-    while waiting:
-        where, inode = waiting.pop()
-        try:
-            # The link count tells of directories in it, without a look at some fifty files.
-            status = os.stat(where)
-            found.append((where, inode or status.st_ino))
-            if status.st_nlink > 2:
-                with os.scandir(where) as entries:
-                    waiting += [(x.path, x.inode()) for x in entries if x.is_dir()]
-        except OSError:
-            pass  # removed meanwhile
-    return found
-
-
-def listed(path: str, name: str) -> list[int]:
-    """The pids in cgroup.procs (processes) or cgroup.threads of the subtree; of a threaded cgroup
-    its root lists the processes."""
-    found: list[int] = []
-    for where, _ in below(path):
-        try:
-            found += map(int, slurp(f"{where}/{name}").split())
-        except OSError:
-            pass
-    return found
 
 
 # --- refused forks ---------------------------------------------------------------------------

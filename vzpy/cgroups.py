@@ -13,6 +13,8 @@ import os
 import select
 import time
 
+from vzpy.cgroupwalk import below
+from vzpy.cgroupwalk import tasks as tasks
 from vzpy.kernel.proc import slurp
 from vzpy.model import NO_LIMIT, IdRange, Limits
 
@@ -339,31 +341,6 @@ def kill(path: str) -> None:
         pass
 
 
-def subtree(path: str) -> list[str]:
-    """A cgroup and all below it, each after the one above; none of those that go meanwhile."""
-    found = []
-    try:
-        if os.stat(path).st_nlink > 2:  # there are directories in it
-            with os.scandir(path) as entries:
-                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-            for one in below:
-                found += subtree(one)
-        return [path, *found]
-    except OSError:
-        return found
-
-
-def tasks(path: str, name: str = "cgroup.procs") -> list[int]:
-    """Processes (or, with cgroup.threads, threads) of the subtree, as the host numbers them."""
-    found: list[int] = []
-    for directory in subtree(path):
-        try:
-            found += [int(x) for x in read(directory, name).split()]
-        except OSError:
-            pass  # removed meanwhile, or a threaded cgroup, whose root lists its processes
-    return found
-
-
 def remove(path: str, timeout: float = 5) -> None:
     """Kill what is left and remove the subtree, leaves first. Absence is success.
 
@@ -373,7 +350,7 @@ def remove(path: str, timeout: float = 5) -> None:
         if populated(path):
             kill(path)
             await_event(path, "populated", 0, max(end - time.monotonic(), 0))
-        gone = [rmdir(directory) for directory in reversed(subtree(path))]
+        gone = [rmdir(directory) for directory, _ in reversed(below(path))]
         if not os.path.exists(path):
             return
         if time.monotonic() > end:

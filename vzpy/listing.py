@@ -70,15 +70,17 @@ class Node:
 
 def _count_threads(cgroup: str) -> int | None:
     """Threads in the subtree; None when it is gone."""
+    from vzpy.cgroupwalk import below
+
+    found = below(cgroup)
+    return sum(_count_lines(f"{where}/cgroup.threads") for where, _ in found) if found else None
+
+
+def _count_lines(path: str) -> int:
     try:
-        count = proc.slurp(f"{cgroup}/cgroup.threads").count(b"\n")
-        if os.stat(cgroup).st_nlink > 2:  # there are directories in it
-            with os.scandir(cgroup) as entries:
-                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-            count += sum(_count_threads(path) or 0 for path in below)
-        return count
+        return proc.slurp(path).count(b"\n")
     except OSError:
-        return None
+        return 0  # removed meanwhile
 
 
 class Row:

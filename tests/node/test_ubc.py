@@ -271,7 +271,7 @@ def test_who_has_more_than_is_guaranteed_is_killed_first(vps):
     cgroup = vps.facts().cgroup
 
     def scores():
-        pids = cgroupread.listed(cgroup, "cgroup.procs")
+        pids = cgroups.tasks(cgroup, "cgroup.procs")
         return {int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in pids}
 
     assert scores() == {0}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import cgroupread, ubc, usage
+from vzpy import cgroupread, cgroupwalk, ubc, usage
 from vzpy.amounts import PAGE
 from vzpy.cgroupread import flat, number
 from vzpy.kernel.proc import memory, slurp
@@ -83,7 +83,7 @@ class Look:
     @property
     def pids(self) -> list[int]:
         if self._pids is None:
-            self._pids = cgroupread.listed(self.cgroup, "cgroup.procs")
+            self._pids = cgroupwalk.tasks(self.cgroup, "cgroup.procs")
         return self._pids
 
     def rows(self, config: Values) -> list[Beancounter]:
@@ -151,7 +151,7 @@ def _numproc(look: Look) -> Counts:
     held = number(look.cgroup, "pids.current")
     forks = cgroupread.fork_refusals(look.cgroup)
     if held is None:
-        held = len(cgroupread.listed(look.cgroup, "cgroup.threads"))
+        held = len(cgroupwalk.tasks(look.cgroup, "cgroup.threads"))
         if not held and not os.path.exists(look.cgroup):
             return {}
     kept = _keep(look, {"numproc": held}, forks)

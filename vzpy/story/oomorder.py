@@ -39,7 +39,7 @@ def put(cgroup: str, first: bool) -> None:
     try:
         if not was_first:
             os.setxattr(cgroup, _MARK, b"1")  # at once: what is half done is taken back, too
-        for pid in cgroupread.listed(cgroup, "cgroup.procs"):
+        for pid in cgroups.tasks(cgroup, "cgroup.procs"):
             _put(pid, cgroup, first)
         if not first:
             os.removexattr(cgroup, _MARK)
