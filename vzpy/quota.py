@@ -46,14 +46,6 @@ def enforced(fd: int, kind: int = q.PRJQUOTA) -> bool:
         raise
 
 
-def is_possible(fd: int) -> bool:
-    """enforced(), of a descriptor that is then closed."""
-    try:
-        return enforced(fd)
-    finally:
-        os.close(fd)
-
-
 def why_not(path: str) -> str:
     """What keeps project quota from being possible there."""
     return f"no project quota on {path}, {mount_of(path)[1]}: `vz doctor` tells the remedy"

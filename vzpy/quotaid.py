@@ -115,11 +115,12 @@ class Quota:
 
     def require(self, path: str) -> None:
         """Raises NotPossible."""
-        if not self.is_possible(path):
-            raise NotPossible(quota.why_not(path))
-
-    def is_possible(self, path: str) -> bool:
-        return quota.is_possible(self.open(path))
+        fd = self.open(path)
+        try:
+            if not quota.enforced(fd):
+                raise NotPossible(quota.why_not(path))
+        finally:
+            os.close(fd)
 
     # The life of a quota
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vzpy import qgroup, quota, quotabusy
+from vzpy import qgroup, quotabusy
 from vzpy.errors import Exit, VzError
 from vzpy.events import InitializingQuota, NotApplied
 from vzpy.kernel import proc
@@ -13,8 +13,6 @@ from vzpy.quotaid import Asked, NotPossible, Quota
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vzpy.config import Config
     from vzpy.events import Report
     from vzpy.model import IdRange, NodePaths
@@ -62,9 +60,8 @@ def on(vps: VPS, report: Report) -> list[str]:
         return []
     wanted = asked(vps.config, vps.ids)
     own = of(vps)
-    if not own.is_possible(vps.private):
-        return _not_possible(vps.config, lambda: quota.why_not(vps.private))
     try:
+        own.require(vps.private)
         if not os.path.exists(own.file):
             report(InitializingQuota())
             with _failing("init", Exit.DQ_INIT):
@@ -78,8 +75,7 @@ def on(vps: VPS, report: Report) -> list[str]:
             with _failing("setlimit", Exit.DQ_SET):
                 found = own.setlimit(wanted, vps.private)
     except NotPossible as err:
-        message = err.message
-        return _not_possible(vps.config, lambda: message)
+        return _not_possible(vps.config, err)
     missing = []
     if wanted.ugid_limit and not found.ugid_active:
         missing.append("quotaugidlimit")
@@ -95,10 +91,10 @@ def tighten(vps: VPS) -> None:
             of(vps).tighten()
 
 
-def _not_possible(conf: Config, why: Callable[[], str]) -> list[str]:
+def _not_possible(conf: Config, err: NotPossible) -> list[str]:
     """What the configuration asks for in vain, with the reason behind the last."""
     missing = [name for name in OPTIONS if conf.own(name.upper()) is not None]
-    return [*missing[:-1], f"{missing[-1]} ({why()})"] if missing else []
+    return [*missing[:-1], f"{missing[-1]} ({err.message})"] if missing else []
 
 
 class _failing:
@@ -220,8 +216,7 @@ def made(paths: NodePaths, ctid: int, plan: Plan, ids: IdRange, report: Report) 
         with _failing("init", Exit.DQ_INIT):
             own.init(plan.scratch, asked(plan.quota, ids))
     except NotPossible as err:
-        message = err.message
-        report(NotApplied(what=", ".join(_not_possible(plan.quota, lambda: message))))
+        report(NotApplied(what=", ".join(_not_possible(plan.quota, err))))
 
 
 def moved(paths: NodePaths, ctid: int, plan: Plan) -> None:
