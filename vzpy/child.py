@@ -154,7 +154,7 @@ class _Mounts:
         self.numbered = list(enumerate(mounts, OWN + 1))
 
     def prepare(self, needs_ids: bool) -> None:
-        """Make those that the host's user namespace has to map first, or the others."""
+        """Make those that have to wait for the ids of the user namespace, or the others."""
         _step(self.calls, "child-prepare" if needs_ids else "child-early")
         for number, part in self.numbered:
             if part.needs_ids == needs_ids:

@@ -36,10 +36,10 @@ def directory(paths: NodePaths, ctid: int) -> str:
     return f"{paths.run}/{ctid}"
 
 
-def make_folder(path: str) -> None:
-    """With those above it, for root alone; one look where it is there."""
+def make_folder(path: str, mode: int = 0o700) -> None:
+    """With those above it; one look where it is there. Raises OSError."""
     if not os.path.isdir(path):
-        os.makedirs(path, 0o700, exist_ok=True)
+        os.makedirs(path, mode, exist_ok=True)
 
 
 def write_facts(paths: NodePaths, facts: Facts) -> None:

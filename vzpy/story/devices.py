@@ -155,14 +155,15 @@ def _on_host(name: str) -> bool:
     return stat.S_ISCHR(about.st_mode) or stat.S_ISBLK(about.st_mode) and not is_loop
 
 
-_loadable: dict[int, list[bool]] = {}  # whether this kernel has modules
+_loadable: dict[str, bool] = {}  # whether there are modules, by kernel
 
 
 def load_module(name: str) -> bool:
     """Whether the kernel has a module, loading it (modprobe(8))."""
     if os.path.isdir(f"/sys/module/{name}"):
         return True
-    if not once(_loadable, 0, lambda: [os.path.isdir(f"/lib/modules/{os.uname().release}")])[0]:
+    folder = f"/lib/modules/{os.uname().release}"
+    if not once(_loadable, folder, lambda: os.path.isdir(folder)):
         return False  # a kernel without modules: modprobe would take 2 ms to say so
     try:
         pid = os.posix_spawn("/sbin/modprobe", ["modprobe", "-q", name], {"PATH": "/sbin:/bin"})

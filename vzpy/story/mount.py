@@ -8,6 +8,7 @@ from vzpy import rootfs, scripts
 from vzpy.errors import AlreadyRunning, Exit, VzError
 from vzpy.events import AlreadyMounted, Mounted, NotApplied, Unmounted
 from vzpy.fault import fault
+from vzpy.state import make_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,11 +47,10 @@ def mount_root(
     if hooks:
         fault("premount-script")
         scripts.run(vps.node.paths, vps.ctid, "premount")
-    if not os.path.isdir(root):
-        try:
-            os.makedirs(root, 0o755, exist_ok=True)
-        except OSError as err:
-            raise VzError.of(f"Can't create mount point {root}", err, Exit.FS_MPOINTCREATE) from err
+    try:
+        make_folder(root, 0o755)
+    except OSError as err:
+        raise VzError.of(f"Can't create mount point {root}", err, Exit.FS_MPOINTCREATE) from err
     not_applied = quota_on(vps, report)
     try:
         fault("mount-root")
